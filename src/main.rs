@@ -1,0 +1,2 @@
+//! keymgr-upgrade.
+fn main() {}
