@@ -1,7 +1,8 @@
 //! Upgrades OpenStack Barbican, the key manager, without losing secrets.
-#![cfg_attr(
-    test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
-)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod command;
+pub mod error;
+pub mod files;
+pub mod journal;
 pub mod release;

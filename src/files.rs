@@ -1,0 +1,424 @@
+//! Files of the host or of an image: read, replaced atomically, restored. Everything stays inside the root directory.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawDir, ResolveFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+/// SHA-256 of bytes, in hexadecimal.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Owner and mode of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits.
+    pub mode: u32,
+    /// User id of the owner.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// What was read of a regular file.
+pub struct Contents {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Owner and mode.
+    pub attributes: Attributes,
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Configuration files hold passwords: never their bytes.
+        write!(f, "Contents({} bytes, {:?})", self.bytes.len(), self.attributes)
+    }
+}
+
+/// The directory below which all paths are taken: `/`, or an image.
+///
+/// Symbolic links, also absolute ones and those through `..`, are resolved by the kernel as if this directory were `/` (openat2 with
+/// RESOLVE_IN_ROOT), so nothing outside of it is ever touched.
+#[derive(Debug)]
+pub struct Root {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    /// Opens `path` as the root.
+    ///
+    /// # Errors
+    /// If it is not a directory that can be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = path.canonicalize().with_context(|| format!("opening root {}", path.display()))?;
+        let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .with_context(|| format!("opening root {}", path.display()))?;
+        Ok(Self { directory, path })
+    }
+
+    /// The root's own path on this host.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether this is the running host itself, not an image.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.path == Path::new("/")
+    }
+
+    fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        rustix::fs::openat2(
+            &self.directory,
+            relative,
+            flags | OFlags::CLOEXEC,
+            mode,
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    /// Reads a regular file; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not a regular file.
+    pub fn read(&self, path: &Path) -> Result<Option<Contents>> {
+        let file = match self.at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
+        };
+        let stat = rustix::fs::fstat(&file).with_context(|| format!("reading {}", path.display()))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            bail!("{} is not a regular file", path.display());
+        }
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+        let attributes = Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Some(Contents { bytes, attributes }))
+    }
+
+    /// Reads a text file; `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`Root::read`], or if it is not UTF-8.
+    pub fn read_text(&self, path: &Path) -> Result<Option<String>> {
+        let Some(contents) = self.read(path)? else { return Ok(None) };
+        let text = String::from_utf8(contents.bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;
+        Ok(Some(text))
+    }
+
+    /// Whether something is there, whatever it is.
+    #[must_use]
+    pub fn exists(&self, path: &Path) -> bool {
+        self.at(path, OFlags::PATH, Mode::empty()).is_ok()
+    }
+
+    /// The names in a directory, sorted; none if there is no such directory.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn list(&self, path: &Path) -> Result<Vec<String>> {
+        let fd = match self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Vec::new()),
+            Err(e) => return Err(e).with_context(|| format!("reading directory {}", path.display())),
+        };
+        let mut names = Vec::new();
+        let mut buffer = Vec::with_capacity(8192);
+        let mut entries = RawDir::new(fd, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.with_context(|| format!("reading directory {}", path.display()))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Where `path` really is on this host after all links are resolved inside the root, for libraries that open files by themselves.
+    ///
+    /// # Errors
+    /// If the file or a directory on the way is missing.
+    pub fn real_path(&self, path: &Path) -> Result<PathBuf> {
+        let fd = self
+            .at(path, OFlags::PATH, Mode::empty())
+            .with_context(|| format!("looking for {}", self.shown(path).display()))?;
+        link_of(&fd)
+    }
+
+    /// The path as the operator would type it on this host.
+    #[must_use]
+    pub fn shown(&self, path: &Path) -> PathBuf {
+        self.path.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Makes a directory and its parents with `mode`, each synced into its parent.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    pub fn make_directory(&self, path: &Path, mode: u32) -> Result<()> {
+        let mut done = PathBuf::from("/");
+        for component in path.components() {
+            let Component::Normal(name) = component else { continue };
+            let parent = done.clone();
+            done.push(name);
+            if self.exists(&done) {
+                continue;
+            }
+            let fd = self.directory_fd(&parent)?;
+            match rustix::fs::mkdirat(&fd, name, Mode::from_raw_mode(mode)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e).with_context(|| format!("making directory {}", self.shown(&done).display())),
+            }
+            rustix::fs::fsync(&fd).with_context(|| format!("syncing {}", parent.display()))?;
+        }
+        Ok(())
+    }
+
+    fn directory_fd(&self, path: &Path) -> Result<OwnedFd> {
+        self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .with_context(|| format!("opening directory {}", self.shown(path).display()))
+    }
+
+    /// The directory that really holds `path` and the name in it: links are followed, so that a linked file is replaced, not its link.
+    fn place(&self, path: &Path) -> Result<(OwnedFd, PathBuf, std::ffi::OsString)> {
+        let real = match self.at(path, OFlags::PATH, Mode::empty()) {
+            Ok(fd) => {
+                let real = link_of(&fd)?;
+                Path::new("/").join(real.strip_prefix(&self.path).unwrap_or(&real))
+            }
+            Err(_) => path.to_owned(),
+        };
+        let parent = real.parent().with_context(|| format!("{} has no directory", path.display()))?;
+        let name = real.file_name().with_context(|| format!("{} has no name", path.display()))?;
+        Ok((self.directory_fd(parent)?, parent.to_owned(), name.to_owned()))
+    }
+
+    /// Writes a file as a whole, atomically: after a crash it has its old or its new contents. The new contents and the directory are synced.
+    ///
+    /// Of a file that exists, owner, mode and extended attributes (ACL, SELinux label) are kept; a new one gets `attributes`.
+    ///
+    /// # Errors
+    /// If any step fails; the old contents are then in place.
+    pub fn write(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> Result<()> {
+        self.write_inner(path, bytes, attributes).with_context(|| format!("writing {}", self.shown(path).display()))
+    }
+
+    fn write_inner(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> Result<()> {
+        let (directory, parent, name) = self.place(path)?;
+        let old = self.at(&parent.join(&name), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty());
+        let temporary = temporary_name(&name);
+        let fd = rustix::fs::openat(
+            &directory,
+            &temporary,
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )?;
+        let written = fill(fd, bytes, attributes, old.ok().as_ref())
+            .and_then(|()| Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?));
+        if let Err(error) = written {
+            // Best effort: the error that matters is the first one.
+            rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()).ok();
+            return Err(error);
+        }
+        Ok(rustix::fs::fsync(&directory)?)
+    }
+
+    /// Removes a file, and syncs its directory. No file is no error.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        if !self.exists(path) {
+            return Ok(());
+        }
+        let parent = path.parent().with_context(|| format!("{} has no directory", path.display()))?;
+        let name = path.file_name().with_context(|| format!("{} has no name", path.display()))?;
+        let directory = self.directory_fd(parent)?;
+        rustix::fs::unlinkat(&directory, name, AtFlags::empty())
+            .with_context(|| format!("removing {}", self.shown(path).display()))?;
+        Ok(rustix::fs::fsync(&directory)?)
+    }
+
+    /// Removes a directory if it is empty; anything else is left alone.
+    pub fn remove_empty_directory(&self, path: &Path) {
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Ok(directory) = self.directory_fd(parent)
+        {
+            rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).ok();
+        }
+    }
+
+    /// Removes a directory with all that is in it. Links in it are removed, not followed.
+    ///
+    /// # Errors
+    /// If something in it cannot be removed.
+    pub fn remove_tree(&self, path: &Path) -> Result<()> {
+        let real = self.real_path(path)?;
+        std::fs::remove_dir_all(&real).with_context(|| format!("removing {}", real.display()))
+    }
+
+    /// Makes `link` point to `target`, atomically.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn link(&self, target: &str, link: &Path) -> Result<()> {
+        let parent = link.parent().with_context(|| format!("{} has no directory", link.display()))?;
+        let name = link.file_name().with_context(|| format!("{} has no name", link.display()))?;
+        let directory = self.directory_fd(parent)?;
+        let temporary = temporary_name(name);
+        rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()).ok();
+        rustix::fs::symlinkat(target, &directory, &temporary)
+            .and_then(|()| rustix::fs::renameat(&directory, &temporary, &directory, name))
+            .with_context(|| format!("linking {}", self.shown(link).display()))?;
+        Ok(rustix::fs::fsync(&directory)?)
+    }
+
+    /// Where a symbolic link points; `None` if there is none.
+    #[must_use]
+    pub fn read_link(&self, link: &Path) -> Option<String> {
+        let directory = self.directory_fd(link.parent()?).ok()?;
+        let target = rustix::fs::readlinkat(&directory, link.file_name()?, Vec::new()).ok()?;
+        target.into_string().ok()
+    }
+
+    /// Opens a file of our own for appending, made with mode 0600 if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn append(&self, path: &Path) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW;
+        let fd = self
+            .at(path, flags, Mode::from_raw_mode(0o600))
+            .with_context(|| format!("opening {}", self.shown(path).display()))?;
+        rustix::fs::fsync(self.directory_fd(path.parent().unwrap_or(Path::new("/")))?)?;
+        Ok(File::from(fd))
+    }
+
+    /// Free space of the file system that holds `path`, in bytes, for an unprivileged writer.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn free_space(&self, path: &Path) -> Result<u64> {
+        let mut existing = path;
+        while !self.exists(existing) {
+            existing = existing.parent().context("no such directory")?;
+        }
+        let stat = rustix::fs::fstatvfs(self.directory_fd(existing)?)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn link_of(fd: &impl AsRawFd) -> Result<PathBuf> {
+    Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?)
+}
+
+fn temporary_name(name: &std::ffi::OsStr) -> std::ffi::OsString {
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".keymgr-upgrade-{}", std::process::id()));
+    temporary
+}
+
+fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&OwnedFd>) -> Result<()> {
+    let attributes = match old {
+        Some(old) => {
+            let stat = rustix::fs::fstat(old)?;
+            Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
+        }
+        None => attributes,
+    };
+    let mut file = File::from(fd);
+    file.write_all(bytes)?;
+    rustix::fs::fchown(&file, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
+    if let Some(old) = old {
+        copy_extended_attributes(old, &file)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+/// ACLs and security labels are extended attributes: a replaced file without them may be unreadable to the service.
+fn copy_extended_attributes(from: &impl AsFd, to: &impl AsFd) -> Result<()> {
+    let mut names = vec![0_u8; 64 * 1024];
+    let length = match rustix::fs::flistxattr(from, &mut names) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => return Ok(()),
+        Err(e) => return Err(e.into()),
+    };
+    for name in names.get(..length).unwrap_or_default().split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let mut value = vec![0_u8; 64 * 1024];
+        let size = rustix::fs::fgetxattr(from, name, &mut value)?;
+        rustix::fs::fsetxattr(to, name, value.get(..size).unwrap_or_default(), XattrFlags::empty())
+            .with_context(|| format!("extended attribute {}", String::from_utf8_lossy(name)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    const NEW: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
+
+    fn sandbox() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("etc/real")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn replacing_keeps_mode_attributes_and_the_link() {
+        let (dir, root) = sandbox();
+        let real = dir.path().join("etc/real/a.conf");
+        std::fs::File::create(&real).unwrap().write_all(b"old").unwrap();
+        std::fs::set_permissions(&real, PermissionsExt::from_mode(0o640)).unwrap();
+        symlink("/etc/real/a.conf", dir.path().join("etc/a.conf")).unwrap();
+        let has_xattr = rustix::fs::setxattr(&real, "user.label", b"kept", XattrFlags::empty()).is_ok();
+        root.write(Path::new("/etc/a.conf"), b"new", NEW).unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        assert_eq!(std::fs::metadata(&real).unwrap().mode() & 0o7777, 0o640);
+        assert!(std::fs::symlink_metadata(dir.path().join("etc/a.conf")).unwrap().is_symlink());
+        if has_xattr {
+            let mut value = [0; 16];
+            let n = rustix::fs::getxattr(&real, "user.label", &mut value).unwrap();
+            assert_eq!(&value[..n], b"kept");
+        }
+        assert_eq!(root.list(Path::new("/etc/real")).unwrap(), ["a.conf"], "no temporary file is left");
+    }
+
+    #[test]
+    fn links_out_of_the_root_stay_inside() {
+        let (dir, root) = sandbox();
+        symlink("../../../../../../etc/passwd", dir.path().join("etc/up")).unwrap();
+        symlink("/etc/passwd", dir.path().join("etc/abs")).unwrap();
+        assert!(root.read(Path::new("/etc/up")).unwrap().is_none());
+        assert!(root.read(Path::new("/etc/abs")).unwrap().is_none());
+        assert!(root.read(Path::new("/../../etc/passwd")).unwrap().is_none());
+    }
+
+    #[test]
+    fn directories_and_missing_files_are_told_apart() {
+        let (_dir, root) = sandbox();
+        assert!(root.read(Path::new("/etc/none")).unwrap().is_none());
+        assert!(root.read(Path::new("/etc")).unwrap_err().to_string().contains("not a regular file"));
+        assert!(root.write(Path::new("/no/such/dir/f"), b"", NEW).is_err());
+        assert!(root.list(Path::new("/nowhere")).unwrap().is_empty());
+    }
+}
