@@ -1,0 +1,238 @@
+//! The tool's own settings: `/etc/keymgr-upgrade/keymgr-upgrade.conf` and `keymgr-upgrade.conf.d/*.conf` beside it.
+//!
+//! Barbican's own files say where its database and its token are; nothing is asked for twice.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use configparser::ini::{Ini, IniDefault};
+
+use crate::files::Root;
+
+/// The settings file, below the root.
+pub const FILE: &str = "/etc/keymgr-upgrade/keymgr-upgrade.conf";
+
+/// Which ways of going from release to release are allowed without being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// One release at a time, as the upgrade guide demands.
+    Sequential,
+    /// Also from one SLURP release to the next.
+    Slurp,
+    /// Any distance, carrying out every release in between.
+    FastForward,
+}
+
+/// What to do with consumer rows that name a project which is gone (revision 8c74e2d7f1ff adds a foreign key).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orphans {
+    /// Refuse, and list them.
+    Refuse,
+    /// Keep the row, and clear its project.
+    Null,
+}
+
+/// The settings, checked; what is not set has its default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[upgrade] path`.
+    pub way: Way,
+    /// `[upgrade] release`: the release the data is at, where it cannot be told.
+    pub release: Option<String>,
+    /// `[upgrade] acknowledged`: ids of notes and findings approved once and for all.
+    pub acknowledged: Vec<String>,
+    /// `[upgrade] orphans`.
+    pub orphans: Orphans,
+    /// `[barbican] config_file`.
+    pub config_file: PathBuf,
+    /// `[barbican] paste_file`.
+    pub paste_file: PathBuf,
+    /// `[barbican] units`: names of a site's own, besides those known.
+    pub units: Vec<String>,
+    /// `[barbican] edit_files`.
+    pub edit_files: bool,
+    /// `[code] upgrade_command`.
+    pub upgrade_command: Option<String>,
+    /// `[code] rollback_command`.
+    pub rollback_command: Option<String>,
+    /// `[code] python`: the interpreter of a source deployment.
+    pub python: Option<PathBuf>,
+    /// `[database] backup`: false for `none`.
+    pub backup: bool,
+    /// `[database] backup_keep`: how many runs keep theirs.
+    pub backup_keep: usize,
+    /// `[database] lock_timeout`: how long to wait for a lock in the database.
+    pub lock_timeout: Duration,
+    /// `[hsm] timeout`: limit of one call of the PKCS#11 module.
+    pub hsm_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            way: Way::Sequential,
+            release: None,
+            acknowledged: Vec::new(),
+            orphans: Orphans::Refuse,
+            config_file: PathBuf::from("/etc/barbican/barbican.conf"),
+            paste_file: PathBuf::from("/etc/barbican/barbican-api-paste.ini"),
+            units: Vec::new(),
+            edit_files: true,
+            upgrade_command: None,
+            rollback_command: None,
+            python: None,
+            backup: true,
+            backup_keep: 3,
+            lock_timeout: Duration::from_secs(30),
+            hsm_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the settings of `root`; without a file, the defaults.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or has a name or value that is not known: with file and line.
+    pub fn load(root: &Root) -> Result<Self> {
+        let mut settings = Self::default();
+        let directory = Path::new(FILE).with_extension("conf.d");
+        let more = root.list(&directory)?.into_iter().filter(|n| n.ends_with(".conf")).map(|n| directory.join(n));
+        for file in std::iter::once(PathBuf::from(FILE)).chain(more) {
+            if let Some(text) = root.read_text(&file)? {
+                settings.merge(&text, &file)?;
+            }
+        }
+        Ok(settings)
+    }
+
+    fn merge(&mut self, text: &str, file: &Path) -> Result<()> {
+        let mut defaults = IniDefault::default();
+        defaults.case_sensitive = true;
+        defaults.comment_symbols = vec!['#', ';'];
+        defaults.enable_inline_comments = false;
+        defaults.delimiters = vec!['='];
+        let mut ini = Ini::new_from_defaults(defaults);
+        let sections = ini.read(text.to_owned()).map_err(|e| anyhow!("{}: {e}", file.display()))?;
+        for (section, options) in sections {
+            for (name, value) in options {
+                let at = || format!("{}:{}: [{section}] {name}", file.display(), line_of(text, &section, &name));
+                let value = value.with_context(|| format!("{} has no value", at()))?;
+                self.set(&section, &name, value.trim()).with_context(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, section: &str, name: &str, value: &str) -> Result<()> {
+        match (section, name) {
+            ("upgrade", "path") => {
+                self.way = one_of(
+                    value,
+                    &[("sequential", Way::Sequential), ("slurp", Way::Slurp), ("fast-forward", Way::FastForward)],
+                )?;
+            }
+            ("upgrade", "release") => self.release = Some(value.to_owned()),
+            ("upgrade", "acknowledged") => self.acknowledged = list(value),
+            ("upgrade", "orphans") => {
+                self.orphans = one_of(value, &[("refuse", Orphans::Refuse), ("null", Orphans::Null)])?;
+            }
+            ("barbican", "config_file") => self.config_file = absolute(value)?,
+            ("barbican", "paste_file") => self.paste_file = absolute(value)?,
+            ("barbican", "units") => self.units = if value == "auto" { Vec::new() } else { list(value) },
+            ("barbican", "edit_files") => self.edit_files = one_of(value, &[("yes", true), ("no", false)])?,
+            ("code", "upgrade_command") => self.upgrade_command = Some(value.to_owned()),
+            ("code", "rollback_command") => self.rollback_command = Some(value.to_owned()),
+            ("code", "python") => self.python = Some(absolute(value)?),
+            ("database", "backup") => self.backup = one_of(value, &[("full", true), ("none", false)])?,
+            ("database", "backup_keep") => self.backup_keep = value.parse().context("not a number")?,
+            ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
+            ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
+            _ => bail!("unknown setting; see keymgr-upgrade.conf(5) for those there are"),
+        }
+        Ok(())
+    }
+}
+
+fn one_of<T: Copy>(value: &str, known: &[(&str, T)]) -> Result<T> {
+    known.iter().find(|(name, _)| *name == value).map(|(_, v)| *v).with_context(|| {
+        let names: Vec<_> = known.iter().map(|(n, _)| *n).collect();
+        format!("{value:?} is not one of {}", names.join(", "))
+    })
+}
+
+fn list(value: &str) -> Vec<String> {
+    value.split([',', ' ', '\t']).filter(|v| !v.is_empty()).map(str::to_owned).collect()
+}
+
+fn absolute(value: &str) -> Result<PathBuf> {
+    if !value.starts_with('/') {
+        bail!("{value:?} is not an absolute path");
+    }
+    Ok(PathBuf::from(value))
+}
+
+/// A time span as systemd writes the simple ones: `30`, `30s`, `10min`, `1h`.
+fn duration(value: &str) -> Result<Duration> {
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.trim().parse().with_context(|| format!("{value:?} is not a time span such as 30s"))?;
+    let unit = match value.get(digits.len()..).unwrap_or_default() {
+        "" | "s" => 1,
+        "min" => 60,
+        "h" => 3600,
+        other => bail!("{other:?} is not a unit of time (s, min, h)"),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
+/// The line of an option, for messages; the parser does not tell.
+fn line_of(text: &str, section: &str, name: &str) -> usize {
+    let mut current = "";
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            current = header.trim();
+        } else if current == section && line.split('=').next().is_some_and(|key| key.trim() == name) {
+            return index + 1;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings> {
+        let mut settings = Settings::default();
+        settings.merge(text, Path::new("k.conf"))?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn values_are_read() {
+        let s =
+            read("# c\n[upgrade]\npath = slurp\nacknowledged = a, b\norphans=null\n[hsm]\ntimeout = 2min\n").unwrap();
+        assert_eq!((s.way, s.orphans), (Way::Slurp, Orphans::Null));
+        assert_eq!(s.acknowledged, ["a", "b"]);
+        assert_eq!(s.hsm_timeout, Duration::from_secs(120));
+        let s = read("[code]\nupgrade_command = pip install 'barbican==16.*' ; echo #1\n").unwrap();
+        assert_eq!(s.upgrade_command.as_deref(), Some("pip install 'barbican==16.*' ; echo #1"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_an_error_with_its_line() {
+        for (text, wanted) in [
+            ("[upgrade]\n\npaht = slurp\n", "k.conf:3: [upgrade] paht: unknown setting"),
+            ("[upgrade]\npath = quick\n", "k.conf:2: [upgrade] path: \"quick\" is not one of sequential"),
+            ("[hsm]\ntimeout = soon\n", "\"soon\" is not a time span"),
+            ("[hsm]\ntimeout = 3 weeks\n", "not a unit of time"),
+            ("[barbican]\nconfig_file = barbican.conf\n", "not an absolute path"),
+            ("[upgrade]\npath\n", "has no value"),
+        ] {
+            let error = format!("{:#}", read(text).unwrap_err());
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}
