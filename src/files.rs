@@ -10,6 +10,8 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawDir, ResolveFlags, Uid, XattrFla
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use crate::crash;
+
 /// SHA-256 of bytes, in hexadecimal.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
@@ -227,13 +229,16 @@ impl Root {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )?;
-        let written = fill(fd, bytes, attributes, old.ok().as_ref())
-            .and_then(|()| Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?));
+        let written = fill(fd, bytes, attributes, old.ok().as_ref()).and_then(|()| {
+            crash::point("file written");
+            Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?)
+        });
         if let Err(error) = written {
             // Best effort: the error that matters is the first one.
             rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()).ok();
             return Err(error);
         }
+        crash::point("file replaced");
         Ok(rustix::fs::fsync(&directory)?)
     }
 

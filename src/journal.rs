@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::crash;
 use crate::files::{Attributes, Root};
 
 /// The state directory, below the root.
@@ -333,6 +334,7 @@ impl Journal {
             return Err(error).with_context(|| format!("writing {}", self.path.display()));
         }
         self.length += u64::try_from(line.len())?;
+        crash::point("journal written");
         Ok(())
     }
 

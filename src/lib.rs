@@ -3,8 +3,10 @@
 
 pub mod cli;
 pub mod command;
+pub mod crash;
 pub mod error;
 pub mod files;
 pub mod journal;
 pub mod release;
 pub mod settings;
+pub mod time;

@@ -1,0 +1,41 @@
+//! Named crash points: places where a test kills the true binary as a power loss would.
+//!
+//! `KEYMGR_UPGRADE_CRASH_LOG=FILE` appends the name of each point as it is passed, `KEYMGR_UPGRADE_CRASH_AT=N` makes the N-th one (from 1) end in
+//! SIGKILL. Without them a point is one look at a number.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+struct Wanted {
+    at: Option<u64>,
+    log: Option<std::ffi::OsString>,
+}
+
+static WANTED: OnceLock<Wanted> = OnceLock::new();
+static PASSED: AtomicU64 = AtomicU64::new(0);
+
+/// Passes the point `name`; does not return if this is where the test wants the crash.
+pub fn point(name: &str) {
+    let wanted = WANTED.get_or_init(|| Wanted {
+        at: std::env::var("KEYMGR_UPGRADE_CRASH_AT").ok().and_then(|v| v.parse().ok()),
+        log: std::env::var_os("KEYMGR_UPGRADE_CRASH_LOG"),
+    });
+    if wanted.at.is_none() && wanted.log.is_none() {
+        return;
+    }
+    let count = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
+    if let Some(log) = &wanted.log
+        && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(log)
+    {
+        // A test's log: if it cannot be written the test sees that it is short.
+        writeln!(file, "{name}").ok();
+    }
+    if wanted.at == Some(count) {
+        kill(Pid::this(), Signal::SIGKILL).ok();
+    }
+}
