@@ -6,6 +6,7 @@ pub mod command;
 pub mod crash;
 pub mod error;
 pub mod files;
+pub mod ini;
 pub mod journal;
 pub mod release;
 pub mod settings;
