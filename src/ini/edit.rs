@@ -23,13 +23,7 @@ impl Document {
     ///
     /// # Errors
     /// The reader refuses the file, or has no way to read `value` back.
-    pub fn set(
-        &mut self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-        value: &str,
-    ) -> Result<bool, Error> {
+    pub fn set(&mut self, dialect: Dialect, section: &str, key: &str, value: &str) -> Result<bool, Error> {
         if self.get(dialect, section, key)?.as_deref() == Some(value) {
             return Ok(false);
         }
@@ -53,13 +47,7 @@ impl Document {
     ///
     /// # Errors
     /// As [`Document::set`]; several values in a dialect that refuses them.
-    pub fn set_multi(
-        &mut self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-        values: &[&str],
-    ) -> Result<bool, Error> {
+    pub fn set_multi(&mut self, dialect: Dialect, section: &str, key: &str, values: &[&str]) -> Result<bool, Error> {
         if self.get_all(dialect, section, key)? == values {
             return Ok(false);
         }
@@ -157,13 +145,7 @@ impl Document {
     ///
     /// # Errors
     /// The new name is taken, or cannot be a key.
-    pub fn rename_key(
-        &mut self,
-        dialect: Dialect,
-        section: &str,
-        from: &str,
-        to: &str,
-    ) -> Result<bool, Error> {
+    pub fn rename_key(&mut self, dialect: Dialect, section: &str, from: &str, to: &str) -> Result<bool, Error> {
         let lines = self.occurrences(dialect, section, from);
         let Some(&first) = lines.first() else {
             return Ok(false);
@@ -196,12 +178,7 @@ impl Document {
     ///
     /// # Errors
     /// None of the document's own; what is left is parsed again.
-    pub fn remove_key(
-        &mut self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-    ) -> Result<bool, Error> {
+    pub fn remove_key(&mut self, dialect: Dialect, section: &str, key: &str) -> Result<bool, Error> {
         let mut next = self.clone();
         let lines = self.occurrences(dialect, section, key);
         for &at in lines.iter().rev() {
@@ -266,17 +243,8 @@ impl Document {
     }
 
     /// Parses the edited text again and compares.
-    fn reads_back(
-        &mut self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-        value: &str,
-        at: usize,
-    ) -> Result<(), Error> {
-        let read = self
-            .classify()
-            .and_then(|()| self.get(dialect, section, key));
+    fn reads_back(&mut self, dialect: Dialect, section: &str, key: &str, value: &str, at: usize) -> Result<(), Error> {
+        let read = self.classify().and_then(|()| self.get(dialect, section, key));
         match read {
             Ok(Some(read)) if read == value => Ok(()),
             Ok(_) | Err(_) => Err(self.unreadable(dialect, key, at)),
@@ -284,10 +252,7 @@ impl Document {
     }
 
     fn unreadable(&self, dialect: Dialect, key: &str, at: usize) -> Error {
-        self.error(
-            at,
-            format!("{dialect} has no way to read this value of {key}"),
-        )
+        self.error(at, format!("{dialect} has no way to read this value of {key}"))
     }
 
     /// Writes a value over that of the key line `at`.
@@ -344,11 +309,7 @@ impl Document {
             return self.insert_section(self.lines.len(), section, &[(key, value)]) + 1;
         };
         let in_last_block = |at: &usize| *at > header;
-        match self
-            .key_lines(dialect, section)
-            .last()
-            .filter(|at| in_last_block(at))
-        {
+        match self.key_lines(dialect, section).last().filter(|at| in_last_block(at)) {
             Some(&neighbour) => self.insert_key_after(neighbour, key, value),
             None => {
                 self.insert_lines(header + 1, key_lines(key, b" = ", value, b""));
@@ -490,12 +451,7 @@ impl Document {
     }
 
     /// Line index and span of each word of a value.
-    fn word_places(
-        &self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-    ) -> Vec<(usize, Range<usize>)> {
+    fn word_places(&self, dialect: Dialect, section: &str, key: &str) -> Vec<(usize, Range<usize>)> {
         let mut places = Vec::new();
         let Some(&at) = self.occurrences(dialect, section, key).last() else {
             return places;
@@ -523,11 +479,7 @@ impl Document {
         let after = places.get(nth);
         let alone = |place: &&(usize, Range<usize>)| {
             let on_line = places.iter().filter(|other| other.0 == place.0).count();
-            on_line == 1
-                && self
-                    .lines
-                    .get(place.0)
-                    .is_some_and(|line| line.key().is_none())
+            on_line == 1 && self.lines.get(place.0).is_some_and(|line| line.key().is_none())
         };
         let row = |at: usize| {
             let line = self.lines.get(at);
@@ -557,13 +509,7 @@ impl Document {
 
     /// Inserts at byte `position` of a line what `text` makes of the gap that
     /// separates the words there, a blank if there is none.
-    fn splice_word(
-        &mut self,
-        at: usize,
-        position: usize,
-        gap: &Range<usize>,
-        text: impl Fn(&[u8]) -> Vec<u8>,
-    ) {
+    fn splice_word(&mut self, at: usize, position: usize, gap: &Range<usize>, text: impl Fn(&[u8]) -> Vec<u8>) {
         let Some(line) = self.lines.get_mut(at) else {
             return;
         };

@@ -153,9 +153,7 @@ pub(super) fn classify(lines: &mut [Line]) -> Result<(), (usize, &'static str)> 
 
 fn classify_one(raw: &[u8], in_section: bool, open: Option<usize>) -> Result<Kind, &'static str> {
     if raw.contains(&b'\r') {
-        return Err(
-            "carriage return inside the line: Python 3 ends the line there, Python 2 does not",
-        );
+        return Err("carriage return inside the line: Python 3 ends the line there, Python 2 does not");
     }
     let indent = indent(raw);
     let text = raw.get(indent..).unwrap_or_default();

@@ -92,10 +92,7 @@ pub struct Document {
 
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Document")
-            .field("name", &self.name)
-            .field("lines", &self.lines.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Document").field("name", &self.name).field("lines", &self.lines.len()).finish_non_exhaustive()
     }
 }
 
@@ -113,11 +110,7 @@ impl Document {
             Some(rest) => (true, rest),
             None => (false, bytes),
         };
-        let mut document = Document {
-            name: name.to_owned(),
-            bom,
-            lines: line::split(text),
-        };
+        let mut document = Document { name: name.to_owned(), bom, lines: line::split(text) };
         document.classify()?;
         Ok(document)
     }
@@ -166,12 +159,7 @@ impl Document {
         let name = |at: usize| self.lines.get(at).and_then(Line::key);
         self.key_lines(dialect, section)
             .into_iter()
-            .filter_map(|at| {
-                Some(Key {
-                    name: name(at)?.to_owned(),
-                    line: at + 1,
-                })
-            })
+            .filter_map(|at| Some(Key { name: name(at)?.to_owned(), line: at + 1 }))
             .collect()
     }
 
@@ -186,8 +174,7 @@ impl Document {
     /// locale Python 3 refuses a file which has any, comments included.
     #[must_use]
     pub fn not_utf8(&self) -> Vec<usize> {
-        let bad =
-            |(at, line): (usize, &Line)| std::str::from_utf8(&line.raw).is_err().then_some(at + 1);
+        let bad = |(at, line): (usize, &Line)| std::str::from_utf8(&line.raw).is_err().then_some(at + 1);
         self.lines.iter().enumerate().filter_map(bad).collect()
     }
 
@@ -198,11 +185,7 @@ impl Document {
 
     /// An error at the line with index `at`.
     fn error(&self, at: usize, reason: impl Into<String>) -> Error {
-        Error {
-            name: self.name.clone(),
-            line: at + 1,
-            reason: reason.into(),
-        }
+        Error { name: self.name.clone(), line: at + 1, reason: reason.into() }
     }
 
     /// Indices of the headers of a section.
@@ -259,9 +242,5 @@ fn same_section(dialect: Dialect, a: &str, b: &str) -> bool {
 
 /// A group name as oslo.config compares it.
 fn group(name: &str) -> String {
-    if name == "DEFAULT" {
-        name.to_owned()
-    } else {
-        name.to_lowercase()
-    }
+    if name == "DEFAULT" { name.to_owned() } else { name.to_lowercase() }
 }

@@ -48,17 +48,9 @@ impl Document {
     ///
     /// # Errors
     /// As [`Document::get`].
-    pub fn get_all(
-        &self,
-        dialect: Dialect,
-        section: &str,
-        key: &str,
-    ) -> Result<Vec<String>, Error> {
+    pub fn get_all(&self, dialect: Dialect, section: &str, key: &str) -> Result<Vec<String>, Error> {
         self.readable(dialect)?;
-        self.occurrences(dialect, section, key)
-            .into_iter()
-            .map(|at| self.value(dialect, at))
-            .collect()
+        self.occurrences(dialect, section, key).into_iter().map(|at| self.value(dialect, at)).collect()
     }
 
     /// The value of a key cut at white space; empty when the key is absent.
@@ -67,11 +59,7 @@ impl Document {
     /// As [`Document::get`].
     pub fn words(&self, dialect: Dialect, section: &str, key: &str) -> Result<Vec<String>, Error> {
         let value = self.get(dialect, section, key)?.unwrap_or_default();
-        Ok(value
-            .split(is_py_space)
-            .filter(|w| !w.is_empty())
-            .map(str::to_owned)
-            .collect())
+        Ok(value.split(is_py_space).filter(|w| !w.is_empty()).map(str::to_owned).collect())
     }
 
     /// The keys whose value is not the same to both readers.

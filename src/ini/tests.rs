@@ -24,18 +24,12 @@ fn what_no_reader_understands_is_an_error_with_its_line() {
     let cases: [(&[u8], &str); 11] = [
         (b"[s]\nword\n", "t.conf:2: neither comment, section, key"),
         (b"a = 1\n[s]\n", "t.conf:1: stands before any section"),
-        (
-            b"# c\n  a = 1\n[s]\n",
-            "t.conf:2: stands before any section",
-        ),
+        (b"# c\n  a = 1\n[s]\n", "t.conf:2: stands before any section"),
         (b"[s]\n= 1\n", "t.conf:2: nothing before the = or :"),
         (b"[s\na = 1\n", "t.conf:1: section header without ]"),
         (b"[]\n", "t.conf:1: section without a name"),
         (b"[s] ; see [1]\n", "t.conf:1: second ]"),
-        (
-            b"[s]\na = 1\r# b\n",
-            "t.conf:2: carriage return inside the line",
-        ),
+        (b"[s]\na = 1\r# b\n", "t.conf:2: carriage return inside the line"),
         (b"[s]\n\x0ca = 1\n", "t.conf:2: starts with white space"),
         (b"[s]\n\xc2\xa0a = 1\n", "t.conf:2: starts with white space"),
         (b"[s]\n\xff = 1\n", "t.conf:2: key is not UTF-8"),
@@ -51,10 +45,7 @@ fn debug_and_errors_hold_no_value() {
     let mut d = doc("[s]\npassword = hunter2\n");
     assert!(!format!("{d:?}").contains("hunter2"));
     let error = d.set(Paste3, "s", "password", " hunter3").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "t.conf:2: PasteDeploy on Python 3 has no way to read this value of password"
-    );
+    assert_eq!(error.to_string(), "t.conf:2: PasteDeploy on Python 3 has no way to read this value of password");
     assert_eq!(text(&d), "[s]\npassword = hunter2\n");
 }
 
@@ -144,116 +135,42 @@ fn latin_1_in_a_comment_survives_and_in_a_value_is_an_error() {
 #[test]
 fn set_touches_the_value_only() {
     let cases = [
-        (
-            Oslo,
-            "[s]\nk    = a  \r\nl=b",
-            "k",
-            "c",
-            "[s]\nk    = c  \r\nl=b",
-        ),
+        (Oslo, "[s]\nk    = a  \r\nl=b", "k", "c", "[s]\nk    = c  \r\nl=b"),
         (Oslo, "[s]\nk = 'a'\n", "k", "c", "[s]\nk = 'c'\n"),
         (Oslo, "[s]\nk = a\n", "k", " c", "[s]\nk = \" c\"\n"),
         (Oslo, "[s]\nk = a\n", "k", "\"c\"", "[s]\nk = \"\"c\"\"\n"),
-        (
-            Oslo,
-            "[s]\nk = a\n  b\n  c\nl = d\n",
-            "k",
-            "e",
-            "[s]\nk = e\nl = d\n",
-        ),
-        (
-            Oslo,
-            "[s]\nk = a\n\tb\n",
-            "k",
-            "x\ny\nz",
-            "[s]\nk = x\n\ty\n\tz\n",
-        ),
+        (Oslo, "[s]\nk = a\n  b\n  c\nl = d\n", "k", "e", "[s]\nk = e\nl = d\n"),
+        (Oslo, "[s]\nk = a\n\tb\n", "k", "x\ny\nz", "[s]\nk = x\n\ty\n\tz\n"),
         (Oslo, "[s]\nk = a\nk = b\n", "k", "c", "[s]\nk = a\nk = c\n"),
         (Oslo, "[s]\nk =\n", "k", "c", "[s]\nk = c\n"),
         (Oslo, "[s]\nk=\n", "k", "c", "[s]\nk=c\n"),
         (Oslo, "[s]\nk = a\n", "k", "", "[s]\nk = \n"),
-        (
-            Paste2,
-            "[s]\nk = a ; note\n",
-            "k",
-            "c",
-            "[s]\nk = c ; note\n",
-        ),
+        (Paste2, "[s]\nk = a ; note\n", "k", "c", "[s]\nk = c ; note\n"),
         (Paste3, "[s]\nk = a ; note\n", "k", "c", "[s]\nk = c\n"),
-        (
-            Paste3,
-            "[s]\nk: a\n  # why\n  b\n\n[t]\n",
-            "k",
-            "c",
-            "[s]\nk: c\n  # why\n\n[t]\n",
-        ),
-        (
-            Paste3,
-            "[s]\nlong : a\n# end\n",
-            "k",
-            "c",
-            "[s]\nlong : a\nk : c\n# end\n",
-        ),
-        (
-            Paste3,
-            "[s]\nlong  = a\n",
-            "k",
-            "c",
-            "[s]\nlong  = a\nk     = c\n",
-        ),
-        (
-            Paste3,
-            "[s]\nl = a\n  b\n\n[t]\n",
-            "k",
-            "c",
-            "[s]\nl = a\n  b\nk = c\n\n[t]\n",
-        ),
-        (
-            Paste3,
-            "[s]\n  l = a\n",
-            "k",
-            "c",
-            "[s]\n  l = a\n  k = c\n",
-        ),
+        (Paste3, "[s]\nk: a\n  # why\n  b\n\n[t]\n", "k", "c", "[s]\nk: c\n  # why\n\n[t]\n"),
+        (Paste3, "[s]\nlong : a\n# end\n", "k", "c", "[s]\nlong : a\nk : c\n# end\n"),
+        (Paste3, "[s]\nlong  = a\n", "k", "c", "[s]\nlong  = a\nk     = c\n"),
+        (Paste3, "[s]\nl = a\n  b\n\n[t]\n", "k", "c", "[s]\nl = a\n  b\nk = c\n\n[t]\n"),
+        (Paste3, "[s]\n  l = a\n", "k", "c", "[s]\n  l = a\n  k = c\n"),
         (Paste3, "[s]\n# x\n", "k", "c", "[s]\nk = c\n# x\n"),
-        (
-            Oslo,
-            "[s]\nl = a\n[t]\n[s]\nm=b\n",
-            "k",
-            "c",
-            "[s]\nl = a\n[t]\n[s]\nm=b\nk=c\n",
-        ),
-        (
-            Oslo,
-            "[t]\r\nl = a",
-            "k",
-            "c",
-            "[t]\r\nl = a\r\n\r\n[s]\r\nk = c",
-        ),
+        (Oslo, "[s]\nl = a\n[t]\n[s]\nm=b\n", "k", "c", "[s]\nl = a\n[t]\n[s]\nm=b\nk=c\n"),
+        (Oslo, "[t]\r\nl = a", "k", "c", "[t]\r\nl = a\r\n\r\n[s]\r\nk = c"),
         (Oslo, "", "k", "c", "[s]\nk = c\n"),
     ];
     for (dialect, before, key, value, after) in cases {
         let mut d = doc(before);
         assert!(d.set(dialect, "s", key, value).unwrap(), "{before:?}");
         assert_eq!(text(&d), after);
-        assert!(
-            !d.set(dialect, "s", key, value).unwrap(),
-            "{before:?} twice"
-        );
+        assert!(!d.set(dialect, "s", key, value).unwrap(), "{before:?} twice");
         assert_eq!(text(&d), after);
     }
 }
 
 #[test]
 fn set_refuses_what_the_reader_cannot_read_back() {
-    for (dialect, value) in [
-        (Paste2, "a ; b"),
-        (Paste3, "a "),
-        (Paste3, "a\n# b"),
-        (Oslo, "a\n\nb"),
-        (Oslo, "a\rb"),
-        (Oslo, "a\n b"),
-    ] {
+    for (dialect, value) in
+        [(Paste2, "a ; b"), (Paste3, "a "), (Paste3, "a\n# b"), (Oslo, "a\n\nb"), (Oslo, "a\rb"), (Oslo, "a\n b")]
+    {
         let mut d = doc("[s]\nk = v\n");
         let error = d.set(dialect, "s", "k", value).unwrap_err();
         assert_eq!(error.line, 2, "{error}");
@@ -278,10 +195,7 @@ fn set_multi_rewrites_in_place() {
     assert!(d.set_multi(Oslo, "s", "k", &["1"]).unwrap());
     assert_eq!(text(&d), "[s]\nk = 1\nl = x\n[t]\n[S]\n");
     assert!(d.set_multi(Oslo, "n", "k", &["1", "2"]).unwrap());
-    assert_eq!(
-        text(&d),
-        "[s]\nk = 1\nl = x\n[t]\n[S]\n\n[n]\nk = 1\nk = 2\n"
-    );
+    assert_eq!(text(&d), "[s]\nk = 1\nl = x\n[t]\n[S]\n\n[n]\nk = 1\nk = 2\n");
     assert!(d.set_multi(Oslo, "n", "k", &[]).unwrap());
     assert_eq!(d.get_all(Oslo, "n", "k").unwrap(), Vec::<String>::new());
     assert!(d.set_multi(Paste3, "t", "k", &["1", "2"]).is_err());
@@ -349,31 +263,11 @@ fn add_section_goes_behind_its_neighbour() {
     let keys = [("k", "v"), ("m", "a\nb")];
     let added = "[n]\nk = v\nm = a\n    b\n";
     let cases = [
-        (
-            "[s]\na = 1\n\n[t]\n",
-            Some("s"),
-            format!("[s]\na = 1\n\n{added}\n[t]\n"),
-        ),
-        (
-            "[s]\na = 1\n\n# t\n[t]\n",
-            Some("s"),
-            format!("[s]\na = 1\n\n{added}\n# t\n[t]\n"),
-        ),
-        (
-            "[s]\n#a = 1\n\n#b\n\n\n[t]\n",
-            Some("s"),
-            format!("[s]\n#a = 1\n\n#b\n\n{added}\n\n[t]\n"),
-        ),
-        (
-            "[s]\na = 1\n[t]\n",
-            Some("s"),
-            format!("[s]\na = 1\n\n{added}\n[t]\n"),
-        ),
-        (
-            "[s]\na = 1\n[t]\n\n",
-            Some("t"),
-            format!("[s]\na = 1\n[t]\n\n{added}\n"),
-        ),
+        ("[s]\na = 1\n\n[t]\n", Some("s"), format!("[s]\na = 1\n\n{added}\n[t]\n")),
+        ("[s]\na = 1\n\n# t\n[t]\n", Some("s"), format!("[s]\na = 1\n\n{added}\n# t\n[t]\n")),
+        ("[s]\n#a = 1\n\n#b\n\n\n[t]\n", Some("s"), format!("[s]\n#a = 1\n\n#b\n\n{added}\n\n[t]\n")),
+        ("[s]\na = 1\n[t]\n", Some("s"), format!("[s]\na = 1\n\n{added}\n[t]\n")),
+        ("[s]\na = 1\n[t]\n\n", Some("t"), format!("[s]\na = 1\n[t]\n\n{added}\n")),
         ("[s]\n", Some("none"), format!("[s]\n\n{added}")),
         ("[s]\n\n", None, format!("[s]\n\n{added}")),
         ("", None, added.to_owned()),
@@ -393,21 +287,12 @@ fn add_section_goes_behind_its_neighbour() {
 #[test]
 fn remove_section_takes_what_is_its_own() {
     let cases = [
-        (
-            "[a]\nx = 1\n\n# s\n[s]\nk = 1\n  2\n\n[b]\n",
-            "[a]\nx = 1\n\n[b]\n",
-        ),
+        ("[a]\nx = 1\n\n# s\n[s]\nk = 1\n  2\n\n[b]\n", "[a]\nx = 1\n\n[b]\n"),
         ("[a]\n\n[s]\nk = 1\n", "[a]\n"),
         ("# file\n[s]\nk = 1\n\n# b\n[b]\n", "# file\n\n# b\n[b]\n"),
-        (
-            "[a]\n\n[s]\nk = 1\n#l = 2\n\n# more\n\n[b]\n",
-            "[a]\n\n# more\n\n[b]\n",
-        ),
+        ("[a]\n\n[s]\nk = 1\n#l = 2\n\n# more\n\n[b]\n", "[a]\n\n# more\n\n[b]\n"),
         ("[a]\n\n[s]\nk = 1\n# b\n[b]\n", "[a]\n\n# b\n[b]\n"),
-        (
-            "[a]\nx = 1\n# of x\n[s]\n[b]\n[s]\n",
-            "[a]\nx = 1\n# of x\n[b]\n",
-        ),
+        ("[a]\nx = 1\n# of x\n[s]\n[b]\n[s]\n", "[a]\nx = 1\n# of x\n[b]\n"),
         ("[s]\nk = 1", ""),
     ];
     for (before, after) in cases {
@@ -422,15 +307,8 @@ fn remove_section_takes_what_is_its_own() {
 fn sections_keys_and_lines() {
     let d = doc("[s]\nk = a\n# c\nl = b\n[t]\n[s]\nk = c\n");
     let sections: Vec<_> = d.sections().into_iter().map(|s| (s.name, s.line)).collect();
-    assert_eq!(
-        sections,
-        [("s".into(), 1), ("t".into(), 5), ("s".into(), 6)]
-    );
-    let keys: Vec<_> = d
-        .keys(Oslo, "S")
-        .into_iter()
-        .map(|k| (k.name, k.line))
-        .collect();
+    assert_eq!(sections, [("s".into(), 1), ("t".into(), 5), ("s".into(), 6)]);
+    let keys: Vec<_> = d.keys(Oslo, "S").into_iter().map(|k| (k.name, k.line)).collect();
     assert_eq!(keys, [("k".into(), 2), ("l".into(), 4), ("k".into(), 7)]);
     assert_eq!(d.line_of(Paste2, "s", "k"), Some(7));
     assert_eq!(d.line_of(Paste2, "s", "x"), None);
@@ -443,11 +321,7 @@ fn differences_between_the_two_pastes() {
     let found = d.differences(Paste2, Paste3).unwrap();
     let found: Vec<_> = found.into_iter().map(|f| (f.key, f.line)).collect();
     assert_eq!(found, [("b".into(), 3), ("c".into(), 4)]);
-    assert!(
-        doc("[s]\na = x\na = y\n")
-            .differences(Paste2, Paste3)
-            .is_err()
-    );
+    assert!(doc("[s]\na = x\na = y\n").differences(Paste2, Paste3).is_err());
 }
 
 /// Pieces that make a document more often than random bytes do.
@@ -596,12 +470,7 @@ proptest! {
 }
 
 /// Every key but `key` of section `s` reads as before.
-fn others_unchanged(
-    before: &Document,
-    after: &Document,
-    dialect: Dialect,
-    key: &str,
-) -> Result<(), TestCaseError> {
+fn others_unchanged(before: &Document, after: &Document, dialect: Dialect, key: &str) -> Result<(), TestCaseError> {
     for section in before.sections() {
         for other in before.keys(dialect, &section.name) {
             if other.name == key && section.name.eq_ignore_ascii_case("s") {
