@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod command;
 pub mod crash;
+pub mod db;
 pub mod error;
 pub mod files;
 pub mod ini;

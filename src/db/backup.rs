@@ -1,0 +1,185 @@
+//! Backup and restore of a SQLite database through SQLite's own backup interface.
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{
+    Access, Error, Result, error,
+    migrate::copy_all,
+    rows::fingerprint,
+    sqlite::{Sqlite, connect},
+};
+
+impl Sqlite {
+    pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
+        // Under its own name only when it is whole: a crash leaves nothing that looks like a backup.
+        let partial = beside(path, ".partial");
+        remove(&partial)?;
+        remove_companions(&partial)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial);
+        let file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
+        let mut copy = connect(&partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
+        copy_all(&self.conn, &mut copy).map_err(|e| {
+            match error::sqlite(&partial, "cannot be written", e) {
+                // Only the source can be in use by others.
+                Error::Locked { .. } => Error::Locked {
+                    path: self.path.clone(),
+                },
+                other => other,
+            }
+        })?;
+        let digest =
+            fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
+        copy.close()
+            .map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;
+        remove_companions(&partial)?;
+        file.sync_all()
+            .map_err(|e| error::io(&partial, "cannot be synced", e))?;
+        // What an older backup of this name left behind must not be taken for part of this one.
+        remove_companions(path)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "file and directory are synced here"
+        )]
+        fs::rename(&partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
+        sync_directory(path)?;
+        Ok(digest)
+    }
+}
+
+/// Restores `backup` into the file `path` that is there, in one SQLite transaction. The inode stays, so that
+/// owner, mode and hard links stay, and a leftover journal or `-wal` is settled by SQLite before anything is
+/// written, instead of being applied to the restored pages. A file so damaged that SQLite does not
+/// recognise it is emptied first.
+pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Result<String> {
+    let source = open_backup(backup)?;
+    let wanted = fingerprint(&source).map_err(|e| error::sqlite(backup, "cannot be read", e))?;
+    let mut target = match Sqlite::open(path, Access::ReadWrite, busy_timeout) {
+        Ok(target) => target,
+        Err(Error::NotADatabase { .. } | Error::Corrupt { .. }) if path.is_file() => {
+            empty(path)?;
+            Sqlite::open(path, Access::ReadWrite, busy_timeout)?
+        }
+        Err(other) => return Err(other),
+    };
+    copy_all(&source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
+    let restored = target.fingerprint()?;
+    target.checkpoint()?;
+    target
+        .conn
+        .close()
+        .map_err(|(_, e)| error::sqlite(path, "cannot be closed", e))?;
+    let file = File::open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
+    file.sync_all()
+        .map_err(|e| error::io(path, "cannot be synced", e))?;
+    sync_directory(path)?;
+    if restored != wanted {
+        return Err(Error::RestoreDiffers {
+            path: path.to_owned(),
+            backup: backup.to_owned(),
+        });
+    }
+    Ok(restored)
+}
+
+impl Sqlite {
+    /// Moves a write-ahead log, if there is one, into the file itself.
+    fn checkpoint(&self) -> Result<()> {
+        let log = || {
+            self.conn
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+                    row.get::<_, i64>(0)
+                })
+        };
+        match log().map_err(self.fail("cannot be synced"))? {
+            0 => Ok(()),
+            _ => Err(Error::Locked {
+                path: self.path.clone(),
+            }),
+        }
+    }
+}
+
+/// Opens a backup so that reading it leaves no trace beside it, also where the database was in WAL mode.
+fn open_backup(backup: &Path) -> Result<Connection> {
+    if !backup.is_file() {
+        return Err(Error::Missing {
+            path: backup.to_owned(),
+        });
+    }
+    let mut uri = OsString::from("file:");
+    for byte in backup.as_os_str().as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte).to_string());
+            }
+            other => uri.push(format!("%{other:02x}")),
+        }
+    }
+    uri.push("?immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let fail = |e| error::sqlite(backup, "cannot be opened", e);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a URI: connect() opens plain names only"
+    )]
+    let conn = Connection::open_with_flags(uri, flags).map_err(fail)?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .map_err(fail)?;
+    Ok(conn)
+}
+
+fn empty(path: &Path) -> Result<()> {
+    remove_companions(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|e| error::io(path, "cannot be opened", e))?;
+    file.set_len(0)
+        .and_then(|()| file.sync_all())
+        .map_err(|e| error::io(path, "cannot be emptied", e))
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove_companions(path: &Path) -> Result<()> {
+    ["-journal", "-wal", "-shm"]
+        .iter()
+        .try_for_each(|suffix| remove(&beside(path, suffix)))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(error::io(path, "cannot be removed", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let directory = File::open(parent).map_err(|e| error::io(parent, "cannot be opened", e))?;
+    directory
+        .sync_all()
+        .map_err(|e| error::io(parent, "cannot be synced", e))
+}

@@ -1,0 +1,197 @@
+//! What can go wrong with a database, one variant for each case a caller may want to tell apart.
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+use super::Offence;
+
+/// An error of the database. Each names the object; the remedy is in the text where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL does not parse or names what is not supported.
+    #[error("the database URL cannot be used: {0}")]
+    Url(String),
+    /// A PostgreSQL or MySQL URL: it parses, but there is no code behind it.
+    #[error("{url} is a {dialect} database: this build migrates SQLite only")]
+    SqliteOnly {
+        /// The URL, password masked.
+        url: String,
+        /// Its dialect.
+        dialect: super::Dialect,
+    },
+    /// The file does not exist. It is never created by opening it.
+    #[error("{}: no such database file", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is there where a new one was to be made.
+    #[error("{}: exists already, and is not overwritten", .path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is something else.
+    #[error("{}: not a SQLite database", .path.display())]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// SQLite or its integrity check found damage.
+    #[error("{}: the database is damaged: {detail}", .path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        detail: String,
+    },
+    /// Another process held a lock for longer than the busy timeout.
+    #[error("{}: locked by another process: stop what has it open (see `fuser {}`)", .path.display(), .path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file, its directory or the file system cannot be written.
+    #[error("{}: cannot be written (read-only file, directory or file system)", .path.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
+    /// No room for the change, which was undone.
+    #[error("{}: no space left for the database or its journal", .path.display())]
+    DiskFull {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("{}: {doing}", .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Any other answer of SQLite.
+    #[error("{}: {doing}", .path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: String,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// `alembic_version` or the caller names a revision that is not in the chain.
+    #[error("revision {0} is not one of Barbican's: a newer release wrote it, or it was mistyped")]
+    UnknownRevision(String),
+    /// `alembic_version` has more than one row; Barbican's chain never branched.
+    #[error("alembic_version holds {} rows ({}): one is right, the other must be deleted by hand", .0.len(), .0.join(", "))]
+    TwoHeads(Vec<String>),
+    /// The target is older than the start.
+    #[error("{to} is older than {from}: a schema is never downgraded, restore a backup instead")]
+    Backwards {
+        /// Where the database is.
+        from: String,
+        /// Where it was to go.
+        to: String,
+    },
+    /// The ledger changed between looking and acting, or the caller was wrong.
+    #[error("the database is at revision {found}, not at {expected}")]
+    NotAt {
+        /// What the caller said.
+        expected: String,
+        /// What `alembic_version` says.
+        found: String,
+    },
+    /// The live schema is none of those known for its revision.
+    #[error("the schema is not one of those known for revision {revision}: {}", .differences.join("; "))]
+    UnknownShape {
+        /// The revision.
+        revision: String,
+        /// Every difference from the nearest known shape.
+        differences: Vec<String>,
+    },
+    /// Rows that a revision cannot carry over.
+    #[error("{} in the way of the migration: {}", if .0.len() == 1 { "a precondition stands" } else { "preconditions stand" }, .0.iter().map(Offence::line).collect::<Vec<_>>().join("; "))]
+    Offences(Vec<Offence>),
+    /// The migration would have lost something; it was rolled back.
+    #[error("revision {revision} was rolled back, since it would lose data: {}", .lost.join("; "))]
+    Lost {
+        /// The revision.
+        revision: String,
+        /// What would be missing afterwards.
+        lost: Vec<String>,
+    },
+    /// The migration broke references that held before; it was rolled back.
+    #[error("rolled back, since these references would point nowhere: {}", .0.join("; "))]
+    BrokenReferences(Vec<String>),
+    /// A table or column that Barbican has at every revision is not there.
+    #[error("{}: {what} is missing: is this Barbican's database?", .path.display())]
+    NoObject {
+        /// The file.
+        path: PathBuf,
+        /// "table x" or "column x.y".
+        what: String,
+    },
+    /// After a restore the content is not that of the backup.
+    #[error("{}: its content is not that of the backup {} after restoring", .path.display(), .backup.display())]
+    RestoreDiffers {
+        /// The database.
+        path: PathBuf,
+        /// The backup.
+        backup: PathBuf,
+    },
+}
+
+/// The result of every function of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Turns an answer of SQLite into the variant a caller can act on.
+pub(super) fn sqlite(path: &Path, doing: impl Into<String>, source: rusqlite::Error) -> Error {
+    let path = path.to_owned();
+    let extended = source.sqlite_error().map_or(0, |e| e.extended_code);
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Locked { path },
+        Some(ErrorCode::NotADatabase) => Error::NotADatabase { path },
+        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt {
+            path,
+            detail: source.to_string(),
+        },
+        Some(ErrorCode::ReadOnly) => Error::ReadOnly { path },
+        Some(ErrorCode::DiskFull) => Error::DiskFull { path },
+        // A journal that cannot be made is how a read-only directory shows itself.
+        Some(ErrorCode::CannotOpen)
+            if path.exists() && extended != rusqlite::ffi::SQLITE_CANTOPEN_ISDIR =>
+        {
+            Error::Sqlite {
+                path,
+                doing: doing.into(),
+                source,
+            }
+        }
+        _ => Error::Sqlite {
+            path,
+            doing: doing.into(),
+            source,
+        },
+    }
+}
+
+/// Wraps an answer of the operating system.
+pub(super) fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Error {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => Error::DiskFull {
+            path: path.to_owned(),
+        },
+        std::io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly {
+            path: path.to_owned(),
+        },
+        _ => Error::Io {
+            path: path.to_owned(),
+            doing,
+            source,
+        },
+    }
+}

@@ -1,0 +1,358 @@
+//! Barbican's database: its revision, its shape, its rows, and how to migrate, back up and restore it.
+//!
+//! The only module that knows a database driver. One variant of [`Inner`] a dialect; there is no trait.
+mod backup;
+mod chain;
+mod error;
+mod known;
+mod migrate;
+mod rows;
+mod shape;
+mod sqlite;
+mod url;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use chain::{Precondition, Revision, between, chain, head, position};
+pub use error::{Error, Result};
+pub use shape::{Column, ForeignKey, Index, Shape, Table};
+pub use url::{Dialect, Url};
+
+/// What a connection may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Looks only; the file is never written.
+    ReadOnly,
+    /// May write; an existing file is never replaced and a missing one never created.
+    ReadWrite,
+}
+
+/// What `alembic_version` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ledger {
+    /// There is no such table.
+    NoTable,
+    /// The table has no row.
+    Empty,
+    /// One row with a known revision.
+    At(String),
+}
+
+/// What to do with secret consumers whose project no longer exists, when 8c74e2d7f1ff adds the foreign key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// They stand in the way, and are listed.
+    #[default]
+    Refuse,
+    /// Their `project_id` becomes NULL.
+    Null,
+}
+
+/// On whose word a revision is written to `alembic_version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The live shape is one of those known for the revision, or it is an error.
+    Verified,
+    /// The operator's.
+    WithoutProof,
+}
+
+/// How the live schema compares with those known for a revision.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Name of the known shape that it equals.
+    pub matches: Option<String>,
+    /// Every difference from the nearest known shape; empty if one matches.
+    pub differences: Vec<String>,
+    /// What is there besides (tables, indexes, views, triggers of the operator's own): no obstacle.
+    pub extras: Vec<String>,
+}
+
+/// A precondition that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offence {
+    /// The precondition's id.
+    pub id: String,
+    /// What is wrong, one line.
+    pub title: String,
+    /// The offending rows, `column=value, ...` each.
+    pub rows: Vec<String>,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Offence {
+    /// Id, title and the number of rows, on one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let rows = if self.rows.len() == 1 { "row" } else { "rows" };
+        format!("{}: {} ({} {rows})", self.id, self.title, self.rows.len())
+    }
+}
+
+/// What a migration did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// The revisions that ran, in order; empty if there was nothing to do.
+    pub revisions: Vec<String>,
+    /// Rows per table before.
+    pub before: BTreeMap<String, u64>,
+    /// Rows per table after.
+    pub after: BTreeMap<String, u64>,
+    /// References that pointed nowhere before and still do.
+    pub dangling: Vec<String>,
+}
+
+/// A row of `kek_data`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekRow {
+    /// `kek_data.id`.
+    pub id: String,
+    /// The crypto plugin that made it: decides which rules apply to the row.
+    pub plugin_name: String,
+    /// The project (`tenant_id` up to Juno).
+    pub project_id: String,
+    /// Soft-deleted.
+    pub deleted: bool,
+    /// Used for new secrets.
+    pub active: bool,
+    /// The plugin's own JSON, with the wrapped key for p11.
+    pub plugin_meta: Option<String>,
+}
+
+/// A row of `encrypted_data`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretRow {
+    /// `encrypted_data.id`.
+    pub id: String,
+    /// The secret it belongs to.
+    pub secret_id: String,
+    /// The KEK it is encrypted under.
+    pub kek_id: String,
+    /// The datum or its secret is soft-deleted.
+    pub deleted: bool,
+    /// Base64 of the ciphertext.
+    pub cypher_text: Option<String>,
+    /// The plugin's own JSON for this datum (initialisation vector, mechanism).
+    pub kek_meta_extended: Option<String>,
+}
+
+impl fmt::Debug for SecretRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretRow")
+            .field("id", &self.id)
+            .field("secret_id", &self.secret_id)
+            .field("kek_id", &self.kek_id)
+            .field("deleted", &self.deleted)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How many secrets a secret store holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreCount {
+    /// The store's name as written in `secret_store_metadata` under `plugin_name`.
+    pub plugin_name: String,
+    /// Secrets that are not soft-deleted.
+    pub live: u64,
+    /// Soft-deleted ones.
+    pub deleted: u64,
+}
+
+/// An open database.
+#[derive(Debug)]
+pub struct Database {
+    inner: Inner,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Sqlite(sqlite::Sqlite),
+}
+
+impl Database {
+    /// Opens an existing database. `sqlite_path` is the file, resolved by the caller (working directory,
+    /// sandbox root); `busy_timeout` is how long to wait for another process's lock.
+    pub fn open(
+        url: &Url,
+        sqlite_path: &Path,
+        access: Access,
+        busy_timeout: Duration,
+    ) -> Result<Self> {
+        match url.dialect() {
+            Dialect::Sqlite => Self::open_file(sqlite_path, access, busy_timeout),
+            dialect @ (Dialect::Postgresql | Dialect::Mysql) => Err(Error::SqliteOnly {
+                url: url.to_string(),
+                dialect,
+            }),
+        }
+    }
+
+    /// Opens an existing SQLite file.
+    pub fn open_file(path: &Path, access: Access, busy_timeout: Duration) -> Result<Self> {
+        let inner = Inner::Sqlite(sqlite::Sqlite::open(path, access, busy_timeout)?);
+        Ok(Self { inner })
+    }
+
+    /// Creates a SQLite file, mode 0600, with the schema of a fresh installation at `revision`.
+    pub fn create(path: &Path, revision: &str) -> Result<Self> {
+        let inner = Inner::Sqlite(sqlite::Sqlite::create(path, revision)?);
+        Ok(Self { inner })
+    }
+
+    fn sqlite(&self) -> &sqlite::Sqlite {
+        let Inner::Sqlite(sqlite) = &self.inner;
+        sqlite
+    }
+
+    fn sqlite_mut(&mut self) -> &mut sqlite::Sqlite {
+        let Inner::Sqlite(sqlite) = &mut self.inner;
+        sqlite
+    }
+
+    /// Which database it is.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        match self.inner {
+            Inner::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
+    /// The file, for SQLite.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        Some(self.sqlite().path.clone())
+    }
+
+    /// What `alembic_version` says. Two rows or an unknown id are errors.
+    pub fn revision(&self) -> Result<Ledger> {
+        self.sqlite().revision()
+    }
+
+    /// Whether there is no table at all, `alembic_version` aside.
+    pub fn is_empty_schema(&self) -> Result<bool> {
+        Ok(self.shape()?.tables.is_empty())
+    }
+
+    /// The live schema, `alembic_version` aside.
+    pub fn shape(&self) -> Result<Shape> {
+        self.sqlite().shape()
+    }
+
+    /// Compares the live schema with those known for `revision`.
+    pub fn verify(&self, revision: &str) -> Result<Verification> {
+        self.sqlite().verify(revision)
+    }
+
+    /// Writes `revision` to `alembic_version`, which is created where absent. With [`Proof::Verified`]
+    /// only if the live shape is one known for it, else [`Error::UnknownShape`].
+    pub fn stamp(&mut self, revision: &str, proof: Proof) -> Result<()> {
+        self.sqlite_mut().stamp(revision, proof)
+    }
+
+    /// The statements that [`Self::migrate`] will run, revision by revision, found by running them on an
+    /// empty copy of the live schema. `from` is `None` for a database without tables.
+    pub fn migration_sql(
+        &self,
+        from: Option<&str>,
+        to: &str,
+    ) -> Result<Vec<(String, Vec<String>)>> {
+        self.sqlite().migration_sql(from, to)
+    }
+
+    /// The rows that stand in the way of the way from `from` to `to`. Reads only: the revisions are tried on
+    /// a temporary copy, which is gone afterwards.
+    pub fn preconditions(
+        &self,
+        from: Option<&str>,
+        to: &str,
+        orphans: Orphans,
+    ) -> Result<Vec<Offence>> {
+        self.sqlite().preconditions(from, to, orphans)
+    }
+
+    /// Takes the database from `from` to `to` in one transaction, `alembic_version` included. Any doubt
+    /// (unknown shape, a row, value, index or reference that would be lost) rolls all of it back.
+    pub fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
+        self.sqlite_mut().migrate(from, to, orphans)
+    }
+
+    /// SHA-256, in hexadecimal, over schema and every row of every table (`alembic_version` included),
+    /// independent of the order of rows and columns.
+    pub fn fingerprint(&self) -> Result<String> {
+        self.sqlite().fingerprint()
+    }
+
+    /// Rows per table, `alembic_version` included.
+    pub fn row_counts(&self) -> Result<BTreeMap<String, u64>> {
+        self.sqlite().row_counts()
+    }
+
+    /// Copies the database to `path`, mode 0600, synced with its directory, and returns the fingerprint of the
+    /// copy as read back. A copy that was there is replaced; an interrupted one never bears the name.
+    pub fn backup_to(&self, path: &Path) -> Result<String> {
+        self.sqlite().backup_to(path)
+    }
+
+    /// Restores `backup` into the existing file `path`, whose inode, owner and mode stay, and proves by
+    /// the fingerprint, which is returned, that it is the backup's content. May be repeated after a crash.
+    pub fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Result<String> {
+        backup::restore(path, backup, busy_timeout)
+    }
+
+    /// Every row of `kek_data`, soft-deleted ones too, by id.
+    pub fn kek_rows(&self) -> Result<Vec<KekRow>> {
+        self.sqlite().kek_rows()
+    }
+
+    /// Every row of `encrypted_data`, soft-deleted ones too, by id.
+    pub fn secret_rows(&self) -> Result<Vec<SecretRow>> {
+        self.sqlite().secret_rows()
+    }
+
+    /// Secrets by the secret store that holds them, by name of the store.
+    pub fn store_counts(&self) -> Result<Vec<StoreCount>> {
+        self.sqlite().store_counts()
+    }
+
+    /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`
+    /// stays as it is.
+    pub fn replace_plugin_meta(&mut self, id: &str, old: &str, new: &str) -> Result<bool> {
+        self.sqlite_mut()
+            .replace("kek_data", "plugin_meta", id, Some(old), Some(new))
+    }
+
+    /// Replaces `encrypted_data.kek_meta_extended` of one row if it still is `old`; says whether it was.
+    pub fn replace_kek_meta_extended(
+        &mut self,
+        id: &str,
+        old: Option<&str>,
+        new: Option<&str>,
+    ) -> Result<bool> {
+        self.sqlite_mut()
+            .replace("encrypted_data", "kek_meta_extended", id, old, new)
+    }
+
+    /// Runs `work` in one transaction: committed if it succeeds, rolled back if it fails.
+    pub fn transaction<T, E: From<Error>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.sqlite().begin()?;
+        match work(self) {
+            Ok(value) => {
+                self.sqlite().commit()?;
+                Ok(value)
+            }
+            Err(why) => {
+                self.sqlite().rollback();
+                Err(why)
+            }
+        }
+    }
+}
