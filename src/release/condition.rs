@@ -1,0 +1,384 @@
+//! When a note, an edit or a check applies: conditions as data, facts as plain values.
+//!
+//! The catalogue says *when*, this module decides *whether*, from [`Facts`] that somebody else
+//! gathered. Nothing here reads a file or a database. What is not known makes a condition hold:
+//! one note too many is harmless, one too few is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::option::OptionName;
+use super::version::PythonVersion;
+
+/// The outcome of a condition over facts that may be incomplete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Truth {
+    /// Known not to apply.
+    No,
+    /// A fact that decides it could not be determined.
+    Unknown,
+    /// Known to apply.
+    Yes,
+}
+
+impl Truth {
+    /// What an optional fact says: absent is [`Truth::Unknown`].
+    pub fn of(fact: Option<bool>) -> Truth {
+        match fact {
+            Some(true) => Truth::Yes,
+            Some(false) => Truth::No,
+            None => Truth::Unknown,
+        }
+    }
+}
+
+impl std::ops::Not for Truth {
+    type Output = Truth;
+
+    fn not(self) -> Truth {
+        match self {
+            Truth::No => Truth::Yes,
+            Truth::Unknown => Truth::Unknown,
+            Truth::Yes => Truth::No,
+        }
+    }
+}
+
+/// One option as the operator's files set it. Defaults of the code are not in here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OptionFact {
+    /// How many lines set it; a multi-valued option (`kek`) may have several.
+    pub times: usize,
+    /// The value that the running code takes, without outer quotes. `None` where it is a secret:
+    /// no condition may compare it then.
+    pub value: Option<String>,
+}
+
+// The value of a non-secret option may still hold a password by mistake (a URL): never print it.
+impl std::fmt::Debug for OptionFact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OptionFact")
+            .field("times", &self.times)
+            .field("value", &self.value.as_ref().map(|_| "***"))
+            .finish()
+    }
+}
+
+/// The SQL dialect of Barbican's database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dialect {
+    /// SQLite 3.
+    Sqlite,
+    /// PostgreSQL.
+    Postgresql,
+    /// MySQL and MariaDB.
+    Mysql,
+}
+
+/// A file of the deployment whose mere presence decides something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteFile {
+    /// `policy.json` in a configuration directory.
+    PolicyJson,
+    /// `policy.yaml` in a configuration directory.
+    PolicyYaml,
+    /// `barbican-admin-paste.ini`, or a uWSGI vassal of the admin endpoint.
+    AdminPaste,
+    /// `barbican-api.conf`.
+    ApiConf,
+    /// `api_audit_map.conf`.
+    AuditMap,
+}
+
+/// A service of Barbican.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Service {
+    /// The API, however it is launched.
+    Api,
+    /// `barbican-worker`.
+    Worker,
+    /// `barbican-keystone-listener`.
+    KeystoneListener,
+    /// `barbican-retry`.
+    Retry,
+}
+
+/// How the API is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApiLauncher {
+    /// The script `barbican-wsgi-api`, by itself or as somebody's WSGI file.
+    BarbicanWsgiApi,
+    /// uWSGI with a paste file or a module.
+    Uwsgi,
+    /// gunicorn with `--paste`.
+    Gunicorn,
+    /// Apache's mod_wsgi.
+    ModWsgi,
+    /// Something else.
+    Other,
+}
+
+/// What is true of the site's `barbican-api-paste.ini`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PasteFacts {
+    /// The traits of [`PasteTrait`] it has.
+    pub traits: BTreeSet<PasteTrait>,
+    /// Every factory named by a filter or an app (`module:attribute` or `egg:dist#name`).
+    pub factories: BTreeSet<String>,
+}
+
+/// A property of the paste file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PasteTrait {
+    /// `/v1` leads to a pipeline with `unauthenticated-context`.
+    V1Unauthenticated,
+    /// The authtoken section sets options of its own (identity_uri, admin_user, ...).
+    AuthtokenCredentials,
+    /// The authtoken section has auth_host, auth_port or auth_protocol.
+    AuthtokenHostTrio,
+    /// `main` leads to a pipeline with the repoze.profile filter.
+    ProfileReachable,
+    /// `main` leads to a pipeline with the audit filter.
+    AuditReachable,
+}
+
+/// What is known of a deployment. A field of `None` was not determinable; an empty collection
+/// says that there is nothing of the kind. `Facts::default()` knows nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Secret-store and crypto plugins in use by configuration, defaults included
+    /// (`store_crypto`, `simple_crypto`, `p11_crypto`, `vault_plugin`, `kmip_plugin`,
+    /// `dogtag_crypto`). A crypto plugin counts only where `store_crypto` is used.
+    pub plugins: Option<BTreeSet<String>>,
+    /// Rows per `plugin_name`, of `kek_data` and of the secrets' `secret_store_metadata`,
+    /// soft-deleted ones included.
+    pub plugin_rows: Option<BTreeMap<String, u64>>,
+    /// Rows of p11_crypto ciphertext per `mechanism` of their metadata; the empty key counts
+    /// those without one.
+    pub p11_mechanisms: Option<BTreeMap<String, u64>>,
+    /// The options that the files set, under the names they are written with.
+    pub options: Option<BTreeMap<OptionName, OptionFact>>,
+    /// The database's dialect.
+    pub dialect: Option<Dialect>,
+    /// The database URL has the scheme `mysql` without a driver.
+    pub bare_mysql_url: Option<bool>,
+    /// The files that are there.
+    pub files: Option<BTreeSet<SiteFile>>,
+    /// The rules that the site's policy files define.
+    pub policy_rules: Option<BTreeSet<String>>,
+    /// The rules and roles that check strings of these files refer to (`rule:x`, `role:x`).
+    pub policy_references: Option<BTreeSet<String>>,
+    /// The paste file.
+    pub paste: Option<PasteFacts>,
+    /// The services that are enabled or active.
+    pub services: Option<BTreeSet<Service>>,
+    /// How the API is launched; several where several units do.
+    pub api_launchers: Option<BTreeSet<ApiLauncher>>,
+    /// Base names of the programs that units and web-server files run or load.
+    pub commands: Option<BTreeSet<String>>,
+    /// The Python that will run the service.
+    pub python: Option<PythonVersion>,
+    /// Orders of type `certificate` in the database.
+    pub certificate_orders: Option<u64>,
+}
+
+impl Facts {
+    fn option(&self, name: &OptionName) -> Option<Option<&OptionFact>> {
+        let options = self.options.as_ref()?;
+        Some(options.get(name).filter(|fact| fact.times > 0))
+    }
+}
+
+/// When something of the catalogue applies. In `release.toml` a condition without operand is a
+/// string (`"always"`), any other a table of one key (`{ option-set = ["DEFAULT/debug"] }`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Condition {
+    /// On every deployment.
+    #[default]
+    Always,
+    /// All of these hold.
+    All(Vec<Condition>),
+    /// At least one of these holds.
+    Any(Vec<Condition>),
+    /// This does not hold.
+    Not(Box<Condition>),
+    /// At least one of these options is set.
+    OptionSet(Vec<OptionName>),
+    /// None of these options is set.
+    OptionUnset(Vec<OptionName>),
+    /// The option is set to this, letter case aside.
+    OptionIs {
+        /// Which option.
+        option: OptionName,
+        /// The value.
+        value: String,
+    },
+    /// The option is set and begins with one of these.
+    OptionStartsWith {
+        /// Which option.
+        option: OptionName,
+        /// The beginnings, letter case aside.
+        with: Vec<String>,
+    },
+    /// More than one line sets the option.
+    OptionRepeated(OptionName),
+    /// Some option of one of these groups is set.
+    GroupSet(Vec<String>),
+    /// One of these plugins is in use by configuration.
+    PluginEnabled(Vec<String>),
+    /// The database has rows of one of these plugins.
+    PluginRows(Vec<String>),
+    /// Some p11_crypto ciphertext does not say its mechanism.
+    MechanismMissing,
+    /// p11_crypto ciphertext of more than one mechanism is there.
+    MechanismMixed,
+    /// The database speaks this dialect.
+    Dialect(Dialect),
+    /// The database URL names no driver: `mysql://`.
+    BareMysqlUrl,
+    /// The file is there.
+    File(SiteFile),
+    /// A policy file defines a rule of one of these names; a final `*` stands for any ending.
+    PolicyRule(Vec<String>),
+    /// A check string of a policy file refers to one of these rules or roles.
+    PolicyReference(Vec<String>),
+    /// The paste file has the trait.
+    Paste(PasteTrait),
+    /// The paste file names a factory that begins with one of these.
+    PasteFactory(Vec<String>),
+    /// The service is enabled or active.
+    Service(Service),
+    /// The API is launched by one of these.
+    ApiLauncher(Vec<ApiLauncher>),
+    /// A unit or web-server file runs one of these programs.
+    Runs(Vec<String>),
+    /// The service's Python is older than this.
+    PythonBelow(PythonVersion),
+    /// The database has orders of type `certificate`.
+    CertificateOrders,
+}
+
+impl Condition {
+    /// Whether the condition is to be taken as true: known to hold, or not known.
+    pub fn holds(&self, facts: &Facts) -> bool {
+        self.truth(facts) != Truth::No
+    }
+
+    /// What the facts say of the condition.
+    pub fn truth(&self, facts: &Facts) -> Truth {
+        match self {
+            Condition::Always => Truth::Yes,
+            Condition::All(all) => all
+                .iter()
+                .map(|one| one.truth(facts))
+                .min()
+                .unwrap_or(Truth::Yes),
+            Condition::Any(any) => any
+                .iter()
+                .map(|one| one.truth(facts))
+                .max()
+                .unwrap_or(Truth::No),
+            Condition::Not(not) => !not.truth(facts),
+            Condition::OptionSet(names) => one_is_set(facts, names),
+            Condition::OptionUnset(names) => !one_is_set(facts, names),
+            Condition::OptionIs { option, value } => {
+                compare(facts, option, |set| set.eq_ignore_ascii_case(value))
+            }
+            Condition::OptionStartsWith { option, with } => compare(facts, option, |set| {
+                with.iter().any(|start| starts_with(set, start))
+            }),
+            Condition::OptionRepeated(option) => Truth::of(
+                facts
+                    .option(option)
+                    .map(|fact| fact.is_some_and(|fact| fact.times > 1)),
+            ),
+            Condition::GroupSet(groups) => one_group_is_set(facts, groups),
+            Condition::PluginEnabled(names) => known(&facts.plugins, |used| one_in(used, names)),
+            Condition::PluginRows(names) => known(&facts.plugin_rows, |rows| {
+                names
+                    .iter()
+                    .any(|name| rows.get(name).is_some_and(|count| *count > 0))
+            }),
+            Condition::MechanismMissing => known(&facts.p11_mechanisms, |rows| {
+                rows.get("").is_some_and(|count| *count > 0)
+            }),
+            Condition::MechanismMixed => known(&facts.p11_mechanisms, |rows| {
+                rows.values().filter(|count| **count > 0).count() > 1
+            }),
+            Condition::Dialect(dialect) => known(&facts.dialect, |used| used == dialect),
+            Condition::BareMysqlUrl => Truth::of(facts.bare_mysql_url),
+            Condition::File(file) => known(&facts.files, |files| files.contains(file)),
+            Condition::PolicyRule(names) => known(&facts.policy_rules, |set| matching(set, names)),
+            Condition::PolicyReference(names) => {
+                known(&facts.policy_references, |set| matching(set, names))
+            }
+            Condition::Paste(wanted) => known(&facts.paste, |p| p.traits.contains(wanted)),
+            Condition::PasteFactory(starts) => known(&facts.paste, |paste| {
+                paste
+                    .factories
+                    .iter()
+                    .any(|f| starts.iter().any(|start| f.starts_with(start)))
+            }),
+            Condition::Service(service) => known(&facts.services, |set| set.contains(service)),
+            Condition::ApiLauncher(kinds) => known(&facts.api_launchers, |used| {
+                kinds.iter().any(|kind| used.contains(kind))
+            }),
+            Condition::Runs(names) => known(&facts.commands, |used| one_in(used, names)),
+            Condition::PythonBelow(least) => known(&facts.python, |python| python < least),
+            Condition::CertificateOrders => known(&facts.certificate_orders, |count| *count > 0),
+        }
+    }
+}
+
+/// What `says` of the fact, or [`Truth::Unknown`] where there is none.
+fn known<T>(fact: &Option<T>, says: impl FnOnce(&T) -> bool) -> Truth {
+    Truth::of(fact.as_ref().map(says))
+}
+
+fn one_in(have: &BTreeSet<String>, wanted: &[String]) -> bool {
+    wanted.iter().any(|name| have.contains(name))
+}
+
+fn starts_with(text: &str, start: &str) -> bool {
+    text.get(..start.len())
+        .is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+fn one_group_is_set(facts: &Facts, groups: &[String]) -> Truth {
+    known(&facts.options, |options| {
+        options
+            .iter()
+            .any(|(name, fact)| fact.times > 0 && groups.contains(&name.group))
+    })
+}
+
+fn one_is_set(facts: &Facts, names: &[OptionName]) -> Truth {
+    names
+        .iter()
+        .map(|name| Truth::of(facts.option(name).map(|fact| fact.is_some())))
+        .max()
+        .unwrap_or(Truth::No)
+}
+
+fn compare(facts: &Facts, option: &OptionName, matches: impl Fn(&str) -> bool) -> Truth {
+    match facts.option(option) {
+        None => Truth::Unknown,
+        Some(None) => Truth::No,
+        Some(Some(fact)) => Truth::of(fact.value.as_deref().map(|value| matches(value.trim()))),
+    }
+}
+
+/// Whether one of `wanted` is there; a final `*` stands for any ending.
+fn matching(have: &BTreeSet<String>, wanted: &[String]) -> bool {
+    wanted.iter().any(|wanted| match wanted.strip_suffix('*') {
+        Some(start) => have.iter().any(|name| name.starts_with(start)),
+        None => have.contains(wanted),
+    })
+}
