@@ -4,10 +4,13 @@
 pub mod cli;
 pub mod command;
 pub mod crash;
+pub mod db;
 pub mod error;
 pub mod files;
+pub mod hsm;
 pub mod ini;
 pub mod journal;
+pub mod kek;
 pub mod release;
 pub mod settings;
 pub mod time;
