@@ -1,0 +1,221 @@
+//! The JSON texts of the p11_crypto plugin: `kek_data.plugin_meta` and
+//! `encrypted_data.kek_meta_extended`.
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{GeneralPurpose, GeneralPurposeConfig},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::hsm::{DataMechanism, WrapMechanism, WrappedKek};
+
+/// Python's decoder accepts stray bits after the last byte, so must we.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+/// `plugin_meta` of a p11_crypto KEK.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct KekMeta {
+    pub(super) kek: WrappedKek,
+    pub(super) hmac: Vec<u8>,
+    pub(super) hmac_label: String,
+    /// The whole object, keys that are not ours and the order of all included.
+    object: Map<String, Value>,
+}
+
+impl KekMeta {
+    /// Reads the text; the error says what is wrong with it, without quoting it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let object = object(text)?;
+        let iv = match object.get("iv") {
+            None => return Err("iv is missing".to_owned()),
+            Some(Value::Null) => None,
+            Some(_) => Some(bytes(&object, "iv")?),
+        };
+        let mechanism = match object.get("key_wrap_mechanism") {
+            None => WrapMechanism::AesCbcPad, // the only one before 20.0.0, which never says so
+            Some(_) => string(&object, "key_wrap_mechanism")?
+                .parse()
+                .map_err(|error| format!("key_wrap_mechanism: {error}"))?,
+        };
+        Ok(Self {
+            kek: WrappedKek {
+                mkek_label: string(&object, "mkek_label")?.to_owned(),
+                mechanism,
+                iv,
+                wrapped_key: bytes(&object, "wrapped_key")?,
+            },
+            hmac: bytes(&object, "hmac")?,
+            hmac_label: string(&object, "hmac_label")?.to_owned(),
+            object,
+        })
+    }
+
+    /// What Mitaka and later sign: iv and wrapped key; without iv, the wrapped key alone.
+    pub(super) fn signed_data(&self) -> Vec<u8> {
+        let mut data = self.kek.iv.clone().unwrap_or_default();
+        data.extend(&self.kek.wrapped_key);
+        data
+    }
+
+    /// The text with another signature, everything else kept, as Mitaka and later write it.
+    pub(super) fn with_hmac(&self, hmac: &[u8]) -> Result<String, serde_json::Error> {
+        let mut object = self.object.clone();
+        object.insert("hmac".to_owned(), Value::String(BASE64.encode(hmac)));
+        compact(&object)
+    }
+}
+
+/// `kek_meta_extended` of a p11_crypto secret.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SecretMeta {
+    pub(super) iv: Vec<u8>,
+    /// Missing in what was written before 7.0.0.
+    pub(super) mechanism: Option<DataMechanism>,
+    object: Map<String, Value>,
+}
+
+impl SecretMeta {
+    /// Reads the text; the error says what is wrong with it, without quoting it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let object = object(text)?;
+        let mechanism = match object.get("mechanism") {
+            None => None,
+            Some(_) => Some(string(&object, "mechanism")?.parse().map_err(|error| format!("mechanism: {error}"))?),
+        };
+        Ok(Self { iv: bytes(&object, "iv")?, mechanism, object })
+    }
+
+    /// The text with the mechanism added.
+    pub(super) fn with_mechanism(&self, mechanism: DataMechanism) -> Result<String, serde_json::Error> {
+        let mut object = self.object.clone();
+        object.insert("mechanism".to_owned(), Value::String(mechanism.name().to_owned()));
+        compact(&object)
+    }
+}
+
+/// Decodes base64 as Python's `b64decode` does: characters outside of the alphabet, line ends for
+/// one, are skipped.
+pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+    let known = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
+    let text: String = text.chars().filter(known).collect();
+    BASE64.decode(text).map_err(|_| "is not base64".to_owned())
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err("is not a JSON object".to_owned()),
+        Err(error) => Err(format!("is not JSON (line {}, column {})", error.line(), error.column())),
+    }
+}
+
+fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str, String> {
+    match object.get(key) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(format!("{key} is not a string")),
+        None => Err(format!("{key} is missing")),
+    }
+}
+
+fn bytes(object: &Map<String, Value>, key: &str) -> Result<Vec<u8>, String> {
+    decode_base64(string(object, key)?).map_err(|why| format!("{key} {why}"))
+}
+
+/// JSON as `json.dumps(data, separators=(',', ':'))` writes it: no spaces, ASCII only.
+fn compact(object: &Map<String, Value>) -> Result<String, serde_json::Error> {
+    let mut text = Vec::new();
+    object.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Ascii))?;
+    String::from_utf8(text).map_err(serde::ser::Error::custom)
+}
+
+/// Writes strings as Python does by default: everything beyond printable ASCII escaped.
+struct Ascii;
+
+impl serde_json::ser::Formatter for Ascii {
+    fn write_string_fragment<W: ?Sized + std::io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> std::io::Result<()> {
+        for c in fragment.chars() {
+            if matches!(c, ' '..='~') {
+                write!(writer, "{c}")?;
+            } else {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIBERTY: &str = r#"{"mkek_label": "an_mkek", "hmac_label": "my_hmac_label", "wrapped_key": "AQID", "hmac": "BAUG", "iv": "BwgJ"}"#;
+
+    #[test]
+    fn liberty_text_is_read_and_keeps_its_order() {
+        let meta = KekMeta::parse(LIBERTY).unwrap();
+        assert_eq!(meta.kek.mechanism, WrapMechanism::AesCbcPad);
+        assert_eq!(meta.signed_data(), [7, 8, 9, 1, 2, 3]);
+        assert_eq!(
+            meta.with_hmac(&[0xff, 0xfe]).unwrap(),
+            r#"{"mkek_label":"an_mkek","hmac_label":"my_hmac_label","wrapped_key":"AQID","hmac":"//4=","iv":"BwgJ"}"#
+        );
+    }
+
+    #[test]
+    fn unknown_keys_and_non_ascii_labels_survive_as_python_writes_them() {
+        let text = r#"{"iv":null,"wrapped_key":"AQID","hmac":"","mkek_label":"cl\u00e9 \ud83d\udd11 \u007f\n\"\\/","hmac_label":"h","key_wrap_mechanism":"CKM_AES_KEY_WRAP_PAD","note":{"b":1,"a":[true,1.5]}}"#;
+        let meta = KekMeta::parse(text).unwrap();
+        assert_eq!(meta.kek.mkek_label, "cl\u{e9} \u{1f511} \u{7f}\n\"\\/");
+        assert_eq!(meta.kek.iv, None);
+        assert_eq!(meta.signed_data(), [1, 2, 3]);
+        assert_eq!(meta.with_hmac(&[]).unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_malformed_is_named_and_not_quoted() {
+        let cases = [
+            ("", "is not JSON (line 1, column 0)"),
+            ("[]", "is not a JSON object"),
+            ("{\"iv\":\"AQID\"", "is not JSON (line 1, column 12)"),
+            ("{}", "iv is missing"),
+            (r#"{"iv":7}"#, "iv is not a string"),
+            (r#"{"iv":"A"}"#, "iv is not base64"),
+            (r#"{"iv":null}"#, "mkek_label is missing"),
+            (r#"{"iv":null,"mkek_label":"m","wrapped_key":null}"#, "wrapped_key is not a string"),
+            (r#"{"iv":null,"mkek_label":"m","wrapped_key":"AQID"}"#, "hmac is missing"),
+            (r#"{"iv":null,"mkek_label":"m","wrapped_key":"AQID","hmac":"AQID"}"#, "hmac_label is missing"),
+            (
+                r#"{"iv":null,"key_wrap_mechanism":"CKM_RSA_PKCS"}"#,
+                "key_wrap_mechanism: \"CKM_RSA_PKCS\" is no key wrap mechanism of barbican (known: CKM_AES_CBC_PAD, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP_KWP)",
+            ),
+        ];
+        for (text, why) in cases {
+            assert_eq!(KekMeta::parse(text).unwrap_err(), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_mechanism_is_added_at_the_end() {
+        let meta = SecretMeta::parse(r#"{"iv": "AQID"}"#).unwrap();
+        assert_eq!(meta.mechanism, None);
+        let text = meta.with_mechanism(DataMechanism::SafenetAesGcm).unwrap();
+        assert_eq!(text, r#"{"iv":"AQID","mechanism":"VENDOR_SAFENET_CKM_AES_GCM"}"#);
+        assert_eq!(SecretMeta::parse(&text).unwrap().mechanism, Some(DataMechanism::SafenetAesGcm));
+        assert!(SecretMeta::parse(r#"{"iv":"AQID","mechanism":null}"#).is_err());
+    }
+
+    #[test]
+    fn base64_is_read_as_python_reads_it() {
+        assert_eq!(decode_base64("AQ\nID\n").unwrap(), [1, 2, 3]);
+        assert_eq!(decode_base64("AR==").unwrap(), [1]);
+        assert!(decode_base64("AQI").is_err());
+    }
+}

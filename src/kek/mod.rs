@@ -1,0 +1,427 @@
+//! Are the keys and secrets of a database usable, and by which rule?
+//!
+//! A KEK of the p11_crypto plugin is wrapped by a master key in the token and signed by an HMAC
+//! key there. Up to Liberty the signature covers the wrapped key alone, from Mitaka on iv and
+//! wrapped key; which of the two a row has can be told only by verifying. From 20.0.0 on rows
+//! without iv exist, whose signature rightly covers the wrapped key alone: the iv is asked first.
+//!
+//! `kek_data.plugin_name` decides which rule applies to a row, never the configuration.
+
+mod meta;
+mod simple;
+mod survey;
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    meta::{KekMeta, SecretMeta, decode_base64},
+    simple::{ProjectKey, Unusable},
+};
+pub use self::{
+    simple::SimpleKeys,
+    survey::{Count, KekEntry, Lost, SecretEntry, Survey, survey},
+};
+use crate::{
+    db::{KekRow, SecretRow},
+    hsm::{self, Ciphertext, DataMechanism, HmacMechanism, Hsm, Proof, Signature},
+};
+
+/// `plugin_name` of the p11_crypto plugin since Juno.
+pub const P11_CRYPTO: &str = "barbican.plugin.crypto.p11_crypto.P11CryptoPlugin";
+/// `plugin_name` of the simple_crypto plugin since Juno.
+pub const SIMPLE_CRYPTO: &str = "barbican.plugin.crypto.simple_crypto.SimpleCryptoPlugin";
+/// The names of both in Icehouse.
+pub const ICEHOUSE: [&str; 2] =
+    ["barbican.crypto.p11_crypto.P11CryptoPlugin", "barbican.crypto.plugin.SimpleCryptoPlugin"];
+
+/// What opens keys and secrets.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// The token, if the site uses one.
+    pub hsm: Option<Hsm>,
+    /// The simple_crypto keys, if the site has any.
+    pub simple: Option<SimpleKeys>,
+    /// For p11 secrets without a recorded mechanism: those to try, in order. The site's old option
+    /// comes first, CBC last, since a wrong CBC decryption may pass for a right one.
+    pub candidates: Vec<DataMechanism>,
+}
+
+/// Which plugin wrote a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plugin {
+    P11,
+    Simple,
+    Icehouse,
+    Other,
+}
+
+impl Plugin {
+    fn of(row: &KekRow) -> Self {
+        match row.plugin_name.as_str() {
+            P11_CRYPTO => Self::P11,
+            SIMPLE_CRYPTO => Self::Simple,
+            name if ICEHOUSE.contains(&name) => Self::Icehouse,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The state of a KEK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Signed as Mitaka and later sign; for simple_crypto: the project's key decrypts.
+    Good,
+    /// Signed as up to Liberty: to be signed anew.
+    Old,
+    /// Well-formed, but the signature fits neither way, or the key does not decrypt.
+    Unreadable {
+        /// What does not fit.
+        why: String,
+    },
+    /// The token has no key of the label the row names.
+    KeyMissing {
+        /// The label.
+        label: String,
+    },
+    /// The row's text is not what its plugin writes.
+    Malformed {
+        /// What is wrong with it, not quoting it.
+        why: String,
+    },
+    /// The row is there, but no key was ever made for it; Barbican makes one on first use.
+    Unbound,
+    /// Written under an Icehouse plugin name, which no later code finds.
+    Icehouse,
+    /// Of a plugin that cannot be checked here (Vault, KMIP, Dogtag, a site's own).
+    NotOurs {
+        /// Its name.
+        plugin: String,
+    },
+    /// Of a plugin we know, but its token or keys were not given.
+    NotChecked {
+        /// Its name.
+        plugin: String,
+    },
+}
+
+impl Verdict {
+    /// The state's name, as in JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Old => "old",
+            Self::Unreadable { .. } => "unreadable",
+            Self::KeyMissing { .. } => "key-missing",
+            Self::Malformed { .. } => "malformed",
+            Self::Unbound => "unbound",
+            Self::Icehouse => "icehouse",
+            Self::NotOurs { .. } => "not-ours",
+            Self::NotChecked { .. } => "not-checked",
+        }
+    }
+
+    /// The key itself is sound, by one way of signing or the other.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        matches!(self, Self::Good | Self::Old)
+    }
+}
+
+/// Whether a secret can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum SecretVerdict {
+    /// It was decrypted.
+    Proved {
+        /// By which mechanism, for p11_crypto; [`DataMechanism::is_authenticated`] says how much
+        /// that proves. `None` for simple_crypto, whose Fernet tokens are authenticated.
+        mechanism: Option<DataMechanism>,
+    },
+    /// It cannot be decrypted.
+    Unreadable {
+        /// Why not.
+        why: String,
+    },
+    /// The token lacks a key it needs.
+    KeyMissing {
+        /// The label.
+        label: String,
+    },
+    /// Its plugin, or that plugin's keys, are not at hand.
+    NotChecked {
+        /// The plugin's name.
+        plugin: String,
+    },
+}
+
+impl SecretVerdict {
+    /// The state's name, as in JSON.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Proved { .. } => "proved",
+            Self::Unreadable { .. } => "unreadable",
+            Self::KeyMissing { .. } => "key-missing",
+            Self::NotChecked { .. } => "not-checked",
+        }
+    }
+
+    fn unreadable(why: impl Into<String>) -> Self {
+        Self::Unreadable { why: why.into() }
+    }
+}
+
+/// The state of one KEK.
+///
+/// # Errors
+/// Trouble with the token that says nothing about the row.
+pub fn judge(row: &KekRow, keys: &mut Keys) -> Result<Verdict> {
+    let verdicts = judge_all(std::slice::from_ref(row), keys)?;
+    verdicts.into_iter().next().context("no verdict was given")
+}
+
+/// The states of many KEKs, in their order; the token is asked in two batches.
+///
+/// # Errors
+/// Trouble with the token that says nothing about a row.
+pub fn judge_all(rows: &[KekRow], keys: &mut Keys) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::with_capacity(rows.len());
+    let mut signed = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        verdicts.push(match judge_offline(row, keys) {
+            Offline::Verdict(verdict) => verdict,
+            Offline::Signed(meta) => {
+                signed.push((index, meta));
+                Verdict::Good // until the token has spoken, just below
+            }
+        });
+    }
+    if let Some(hsm) = keys.hsm.as_mut().filter(|_| !signed.is_empty()) {
+        let metas: Vec<&KekMeta> = signed.iter().map(|(_, meta)| meta.as_ref()).collect();
+        let judged = judge_signatures(&metas, hsm)?;
+        for ((index, _), verdict) in signed.iter().zip(judged) {
+            if let Some(slot) = verdicts.get_mut(*index) {
+                *slot = verdict;
+            }
+        }
+    }
+    Ok(verdicts)
+}
+
+/// How far a row can be judged without the token.
+enum Offline {
+    Verdict(Verdict),
+    Signed(Box<KekMeta>),
+}
+
+fn judge_offline(row: &KekRow, keys: &Keys) -> Offline {
+    let plugin = || row.plugin_name.clone();
+    let meta = row.plugin_meta.as_deref().unwrap_or_default();
+    Offline::Verdict(match Plugin::of(row) {
+        Plugin::Icehouse => Verdict::Icehouse,
+        Plugin::Other => Verdict::NotOurs { plugin: plugin() },
+        Plugin::P11 | Plugin::Simple if meta.is_empty() => Verdict::Unbound,
+        Plugin::P11 => match KekMeta::parse(meta) {
+            Err(why) => Verdict::Malformed { why: format!("plugin_meta: {why}") },
+            Ok(_) if keys.hsm.is_none() => Verdict::NotChecked { plugin: plugin() },
+            Ok(meta) => return Offline::Signed(Box::new(meta)),
+        },
+        Plugin::Simple => match &keys.simple {
+            None => Verdict::NotChecked { plugin: plugin() },
+            Some(keys) => match keys.project_key(meta) {
+                Ok(_) => Verdict::Good,
+                Err(Unusable::Malformed(why)) => Verdict::Malformed { why: format!("plugin_meta {why}") },
+                Err(Unusable::Refused(why)) => Verdict::Unreadable { why: format!("plugin_meta: {why}") },
+            },
+        },
+    })
+}
+
+/// The signature rule: first over what Mitaka and later sign, and where that is bad and there is
+/// an iv, over the wrapped key alone.
+fn judge_signatures(metas: &[&KekMeta], hsm: &mut Hsm) -> Result<Vec<Verdict>> {
+    let signature =
+        |meta: &KekMeta, data| Signature { hmac_label: meta.hmac_label.clone(), data, signature: meta.hmac.clone() };
+    let new = hsm.verify_all(metas.iter().map(|meta| signature(meta, meta.signed_data())).collect())?;
+    let may_be_old = |meta: &KekMeta, verdict: &hsm::Verdict| {
+        *verdict == hsm::Verdict::Bad && meta.kek.iv.as_ref().is_some_and(|iv| !iv.is_empty())
+    };
+    let again = metas.iter().zip(&new).filter(|(meta, verdict)| may_be_old(meta, verdict));
+    let old = hsm.verify_all(again.map(|(meta, _)| signature(meta, meta.kek.wrapped_key.clone())).collect())?;
+    let mechanism = hsm.hmac_mechanism();
+    let mut old = old.into_iter();
+    Ok(metas
+        .iter()
+        .zip(new)
+        .map(|(meta, verdict)| {
+            let retried = if may_be_old(meta, &verdict) { old.next() } else { None };
+            match (verdict, retried) {
+                (hsm::Verdict::Good, _) => Verdict::Good,
+                (_, Some(hsm::Verdict::Good)) => Verdict::Old,
+                (hsm::Verdict::KeyMissing { label }, _) | (_, Some(hsm::Verdict::KeyMissing { label })) => {
+                    Verdict::KeyMissing { label }
+                }
+                (hsm::Verdict::Bad, _) => Verdict::Unreadable { why: misfit(meta, mechanism) },
+            }
+        })
+        .collect())
+}
+
+fn misfit(meta: &KekMeta, mechanism: HmacMechanism) -> String {
+    let expected = match mechanism {
+        HmacMechanism::Sha256Hmac => 32,
+        HmacMechanism::AesMac => 8,
+    };
+    let len = meta.hmac.len();
+    if len == expected {
+        let over = if meta.kek.iv.is_some() {
+            "neither over iv and wrapped key nor over the wrapped key"
+        } else {
+            "not over the wrapped key"
+        };
+        format!("its signature holds {over}, by key {:?}", meta.hmac_label)
+    } else {
+        format!("its signature has {len} bytes, not the {expected} of {mechanism}; was hmac_mechanism changed?")
+    }
+}
+
+/// The `plugin_meta` of an [`Verdict::Old`] row with a signature as Mitaka and later make it. The
+/// token has verified the new text before it is returned. Nothing else of the text changes but its
+/// spaces.
+///
+/// # Errors
+/// The row is not `Old`; trouble with the token; the new signature does not verify.
+pub fn resign(row: &KekRow, hsm: &mut Hsm) -> Result<String> {
+    if Plugin::of(row) != Plugin::P11 {
+        bail!("KEK {} is of {}, which signs nothing", row.id, row.plugin_name);
+    }
+    let meta = KekMeta::parse(row.plugin_meta.as_deref().unwrap_or_default())
+        .map_err(|why| anyhow::anyhow!("plugin_meta of KEK {}: {why}", row.id))?;
+    let verdict = judge_signatures(&[&meta], hsm)?.pop().context("no verdict was given")?;
+    if verdict != Verdict::Old {
+        bail!("KEK {} is {}, only an old signature is made anew", row.id, verdict.name());
+    }
+    let hmac = hsm
+        .sign(&meta.hmac_label, &meta.signed_data())?
+        .with_context(|| format!("the token has no key labelled {:?}", meta.hmac_label))?;
+    let text = meta.with_hmac(&hmac).with_context(|| format!("writing plugin_meta of KEK {}", row.id))?;
+    let written =
+        KekMeta::parse(&text).map_err(|why| anyhow::anyhow!("plugin_meta written for KEK {}: {why}", row.id))?;
+    match judge_signatures(&[&written], hsm)?.pop() {
+        Some(Verdict::Good) => Ok(text),
+        _ => bail!("the token does not verify the signature it has just made for KEK {}", row.id),
+    }
+}
+
+/// Whether one secret can be read, by decrypting it under its KEK. As Barbican does, a KEK whose
+/// signature fits neither way is not used.
+///
+/// # Errors
+/// The KEK is not the secret's; trouble with the token that says nothing about the rows.
+pub fn prove(secret: &SecretRow, kek: &KekRow, keys: &mut Keys) -> Result<SecretVerdict> {
+    if secret.kek_id != kek.id {
+        bail!("encrypted datum {} is under KEK {}, not {}", secret.id, secret.kek_id, kek.id);
+    }
+    let verdict = judge(kek, keys)?;
+    match attempt(secret, kek, &verdict, keys) {
+        Attempt::Verdict(verdict) => Ok(verdict),
+        Attempt::Token(payload) => {
+            let (kek, secret) = *payload;
+            let hsm = keys.hsm.as_mut().context("no token is open")?;
+            Ok(proved(hsm.prove(&kek, &secret)?))
+        }
+    }
+}
+
+/// How far a secret can be proved without the token.
+enum Attempt {
+    Verdict(SecretVerdict),
+    Token(Box<(hsm::WrappedKek, Ciphertext)>),
+}
+
+fn attempt(secret: &SecretRow, kek: &KekRow, verdict: &Verdict, keys: &Keys) -> Attempt {
+    Attempt::Verdict(match verdict {
+        Verdict::NotOurs { plugin } | Verdict::NotChecked { plugin } => {
+            SecretVerdict::NotChecked { plugin: plugin.clone() }
+        }
+        Verdict::KeyMissing { label } => SecretVerdict::KeyMissing { label: label.clone() },
+        Verdict::Icehouse => {
+            SecretVerdict::unreadable(format!("KEK {}: no code since Juno finds plugin {}", kek.id, kek.plugin_name))
+        }
+        Verdict::Unbound => SecretVerdict::unreadable(format!("KEK {} has no key", kek.id)),
+        Verdict::Unreadable { why } | Verdict::Malformed { why } => {
+            SecretVerdict::unreadable(format!("KEK {}: {why}", kek.id))
+        }
+        Verdict::Good | Verdict::Old => match Plugin::of(kek) {
+            Plugin::Simple => simple_secret(secret, project_key(kek, keys)),
+            _ => match p11_payload(secret, kek, &keys.candidates) {
+                Ok(payload) => return Attempt::Token(Box::new(payload)),
+                Err(why) => SecretVerdict::Unreadable { why },
+            },
+        },
+    })
+}
+
+fn proved(proof: Proof) -> SecretVerdict {
+    match proof {
+        Proof::Readable { mechanism, .. } => SecretVerdict::Proved { mechanism: Some(mechanism) },
+        Proof::Refused { ckr } => SecretVerdict::Unreadable { why: ckr },
+        Proof::KeyMissing { label } => SecretVerdict::KeyMissing { label },
+    }
+}
+
+fn project_key(kek: &KekRow, keys: &Keys) -> Result<ProjectKey, Unusable> {
+    let keys = keys.simple.as_ref();
+    let keys = keys.ok_or_else(|| Unusable::Refused("no kek of [simple_crypto_plugin] is known".to_owned()))?;
+    keys.project_key(kek.plugin_meta.as_deref().unwrap_or_default())
+}
+
+fn simple_secret(secret: &SecretRow, key: Result<ProjectKey, Unusable>) -> SecretVerdict {
+    let read = || {
+        let token = decode_base64(secret.cypher_text.as_deref().unwrap_or_default()).map_err(Unusable::Malformed)?;
+        let token = String::from_utf8(token).map_err(|_| Unusable::Malformed("is not a Fernet token".to_owned()))?;
+        key?.decrypts(&token)
+    };
+    match read() {
+        Ok(()) => SecretVerdict::Proved { mechanism: None },
+        Err(Unusable::Malformed(why)) => SecretVerdict::unreadable(format!("cypher_text {why}")),
+        Err(Unusable::Refused(why)) => SecretVerdict::unreadable(format!("cypher_text: {why}")),
+    }
+}
+
+/// What the token is to decrypt, out of both rows.
+fn p11_payload(
+    secret: &SecretRow,
+    kek: &KekRow,
+    candidates: &[DataMechanism],
+) -> Result<(hsm::WrappedKek, Ciphertext), String> {
+    let kek_meta = KekMeta::parse(kek.plugin_meta.as_deref().unwrap_or_default())
+        .map_err(|why| format!("KEK {}: plugin_meta: {why}", kek.id))?;
+    let meta = secret.kek_meta_extended.as_deref().ok_or("kek_meta_extended is null")?;
+    let meta = SecretMeta::parse(meta).map_err(|why| format!("kek_meta_extended: {why}"))?;
+    let data = decode_base64(secret.cypher_text.as_deref().ok_or("cypher_text is null")?)
+        .map_err(|why| format!("cypher_text {why}"))?;
+    let mechanisms = meta.mechanism.map_or_else(|| candidates.to_vec(), |mechanism| vec![mechanism]);
+    if mechanisms.is_empty() {
+        return Err("it records no mechanism, and none to try is known".to_owned());
+    }
+    Ok((kek_meta.kek, Ciphertext { iv: meta.iv, data, mechanisms }))
+}
+
+/// The `kek_meta_extended` of a p11 secret with the mechanism recorded, which 7.0.0 and later
+/// demand; `None` when it has one already.
+///
+/// # Errors
+/// The text is not what p11_crypto writes.
+pub fn with_mechanism(secret: &SecretRow, mechanism: DataMechanism) -> Result<Option<String>> {
+    let of = || format!("kek_meta_extended of encrypted datum {}", secret.id);
+    let text = secret.kek_meta_extended.as_deref().with_context(|| format!("{} is null", of()))?;
+    let meta = SecretMeta::parse(text).map_err(|why| anyhow::anyhow!("{}: {why}", of()))?;
+    if meta.mechanism.is_some() {
+        return Ok(None);
+    }
+    meta.with_mechanism(mechanism).map(Some).with_context(of)
+}
