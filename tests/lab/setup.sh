@@ -63,16 +63,17 @@ install_packages() {
         need pkcs11-tool opensc
         need sqlite3 sqlite3
         find_python
-        [ -n "$python" ] || missing="$missing python3-venv"
+        [ -n "$python" ] || need no-such-python python3-venv
     fi
     [ -n "$missing" ] || return 0
+    missing=${missing# }
     command -v apt-get >/dev/null ||
-        die "no apt-get here; install by hand what these Debian packages hold:$missing"
+        die "no apt-get here; install by hand what these Debian packages hold: $missing"
     as_root=
     [ "$(id -u)" = 0 ] || as_root=sudo
     [ -z "$as_root" ] || command -v sudo >/dev/null ||
-        die "root or sudo is needed once, for: apt-get install$missing"
-    say "installing$missing"
+        die "root or sudo is needed once, for: apt-get install $missing"
+    say "installing $missing"
     # shellcheck disable=SC2086
     {
         # An old package list names files that are gone: refresh it on failure.
