@@ -1,5 +1,6 @@
 //! A genuine Liberty deployment, upgraded by the true binary, then read by a
 //! real Barbican 23.0.0 and looked at by scripts that share no code with us.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 use std::{
     fs,
@@ -13,10 +14,7 @@ use tempfile::TempDir;
 const HEAD: &str = "8c74e2d7f1ff";
 const FIXTURE: &str = "tests/fixtures/liberty/liberty.sqlite";
 const SCHEMA: &str = "tests/fixtures/schema/sqlite-23.0.0-createall.sql";
-const REFS: [&str; 2] = [
-    "tests/fixtures/liberty/refs-sqlite-simple.tsv",
-    "tests/fixtures/liberty/refs-sqlite-p11.tsv",
-];
+const REFS: [&str; 2] = ["tests/fixtures/liberty/refs-sqlite-simple.tsv", "tests/fixtures/liberty/refs-sqlite-p11.tsv"];
 /// What the whole deployment answers: six soft-deleted secrets stay gone, each
 /// project stores and reads a new one.
 const ALL_READ: &str = r#"read {"acl": 6, "container": 12, "contents": 15, "deleted": 6, "header": 6, "order": 9, "secret": 12, "secretbin": 6, "stored": 6, "unlisted": 12}"#;
@@ -31,15 +29,10 @@ fn lab(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run `make test`"))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test starts the programs it looks at"
-)]
+#[expect(clippy::disallowed_methods, reason = "the test starts the programs it looks at")]
 fn program(path: impl AsRef<Path>) -> Command {
     let mut command = Command::new(path.as_ref());
-    command
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::null());
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null());
     command
 }
 
@@ -47,18 +40,12 @@ fn program(path: impl AsRef<Path>) -> Command {
 fn run(command: &mut Command) -> String {
     let output = command.output().expect("start");
     let text = both(&output);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}\n{text}",
-        output.status
-    );
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
     text
 }
 
 fn both(output: &Output) -> String {
-    [&output.stdout, &output.stderr]
-        .map(|o| String::from_utf8_lossy(o))
-        .concat()
+    [&output.stdout, &output.stderr].map(|o| String::from_utf8_lossy(o)).concat()
 }
 
 /// The root of a genuine Liberty deployment.
@@ -68,10 +55,7 @@ struct Deployment {
 
 impl Deployment {
     fn liberty() -> Self {
-        let base = tempfile::Builder::new()
-            .prefix("keymgr-real-")
-            .tempdir()
-            .expect("tempdir");
+        let base = tempfile::Builder::new().prefix("keymgr-real-").tempdir().expect("tempdir");
         run(program("tests/lab/sandbox.sh").arg(base.path().join("root")));
         Self { base }
     }
@@ -94,12 +78,7 @@ impl Deployment {
     }
 
     fn with_token<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command
-            .env(
-                "SOFTHSM2_CONF",
-                self.root().join("etc/softhsm/softhsm2.conf"),
-            )
-            .env("P11SHIM_LIBERTY", "1")
+        command.env("SOFTHSM2_CONF", self.root().join("etc/softhsm/softhsm2.conf")).env("P11SHIM_LIBERTY", "1")
     }
 
     fn keymgr(&self) -> Command {
@@ -119,11 +98,7 @@ impl Deployment {
 
     /// Schema and rows, by a script that knows only SQLite.
     fn compare_database(&self) -> String {
-        run(self
-            .python("tests/lab/check_database.py")
-            .arg(FIXTURE)
-            .arg(self.database())
-            .args([SCHEMA, HEAD]))
+        run(self.python("tests/lab/check_database.py").arg(FIXTURE).arg(self.database()).args([SCHEMA, HEAD]))
     }
 
     /// How the token itself says the KEKs are signed.
@@ -150,18 +125,13 @@ impl Deployment {
     fn barbican_db_manage(&self, verb: &str) -> String {
         let tool = Path::new(&lab("KEYMGR_TEST_VENV_BARBICAN")).join("bin/barbican-db-manage");
         let url = format!("sqlite:///{}", self.database().display());
-        run(program(tool)
-            .env("HOME", self.base.path())
-            .args(["--dburl", &url, verb]))
+        run(program(tool).env("HOME", self.base.path()).args(["--dburl", &url, verb]))
     }
 
     fn serve(&self) -> Barbican {
         let home = self.base.path().join("home");
         fs::create_dir_all(&home).expect("home");
-        let module = format!(
-            "p11_crypto_plugin.library_path={}",
-            lab("KEYMGR_TEST_P11SHIM")
-        );
+        let module = format!("p11_crypto_plugin.library_path={}", lab("KEYMGR_TEST_P11SHIM"));
         let mut child = self
             .python("tests/lab/serve_barbican.py")
             .arg("--root")
@@ -180,20 +150,13 @@ impl Deployment {
         let ["ready", port, "23.0.0"] = words[..] else {
             panic!("Barbican 23.0.0 did not start: {line:?}");
         };
-        Barbican {
-            port: port.to_owned(),
-            child,
-        }
+        Barbican { port: port.to_owned(), child }
     }
 
     /// Reads everything through a Barbican; the report ends with the counts.
     fn read_all(&self) -> Output {
         let barbican = self.serve();
-        self.python("tests/lab/read_refs.py")
-            .args([&barbican.port, FIXTURE])
-            .args(REFS)
-            .output()
-            .expect("read")
+        self.python("tests/lab/read_refs.py").args([&barbican.port, FIXTURE]).args(REFS).output().expect("read")
     }
 }
 
@@ -221,35 +184,19 @@ fn barbican_reads_every_secret_of_both_plugins() {
 #[test]
 fn schema_rows_and_signatures_are_right_by_an_independent_check() {
     let before = Deployment::liberty();
-    assert_eq!(
-        before.signatures().trim(),
-        r#"{"new": 0, "old": 3, "neither": 0}"#
-    );
+    assert_eq!(before.signatures().trim(), r#"{"new": 0, "old": 3, "neither": 0}"#);
     let after = Deployment::upgraded();
-    assert_eq!(
-        after.compare_database().trim(),
-        r#"{"objects": 61, "rows": 245, "values_changed": 18}"#
-    );
-    assert_eq!(
-        after.signatures().trim(),
-        r#"{"new": 3, "old": 0, "neither": 0}"#
-    );
+    assert_eq!(after.compare_database().trim(), r#"{"objects": 61, "rows": 245, "values_changed": 18}"#);
+    assert_eq!(after.signatures().trim(), r#"{"new": 3, "old": 0, "neither": 0}"#);
 }
 
 #[test]
 fn barbican_db_manage_accepts_the_database_and_has_nothing_to_do() {
     let deployment = Deployment::upgraded();
     let before = fs::read(deployment.database()).expect("read");
-    assert!(
-        deployment
-            .barbican_db_manage("current")
-            .contains(&format!("{HEAD} (head)"))
-    );
+    assert!(deployment.barbican_db_manage("current").contains(&format!("{HEAD} (head)")));
     deployment.barbican_db_manage("upgrade");
-    assert!(
-        fs::read(deployment.database()).expect("read") == before,
-        "the file changed"
-    );
+    assert!(fs::read(deployment.database()).expect("read") == before, "the file changed");
 }
 
 /// Each half of the data step left out makes the p11 secrets, and only those,
