@@ -33,7 +33,7 @@ lint: ## formatting, clippy, licences: each where its tool is installed
 	    $(CARGO) clippy --locked --all-targets -- -D warnings; \
 	    else echo 'lint: clippy is not installed: skipped'; fi
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	    $(CARGO) deny --offline check bans licenses sources; \
+	    $(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources; \
 	    else echo 'lint: cargo-deny is not installed: skipped'; fi
 
 check: setup lint ## the fast loop: lint, then all tests but those with a real Barbican
