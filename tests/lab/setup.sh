@@ -38,7 +38,7 @@ need() {
 # A Python that Barbican 23.0.0 runs on and that can make virtual environments.
 find_python() {
     for python in python3.11 python3 python3.12 python3.13 python3.14; do
-        "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' \
+        "$python" -c 'import sys, ensurepip, sqlite3, venv; sys.exit(sys.version_info < (3, 11))' \
             2>/dev/null && return
     done
     python=
