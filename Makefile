@@ -1,0 +1,63 @@
+# Builds, checks and shows keymgr-upgrade. `make help` lists what there is.
+
+CARGO ?= cargo
+LAB ?= $(CURDIR)/target/lab
+DESTDIR ?=
+prefix ?= /usr
+sbindir ?= $(prefix)/sbin
+
+target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+binary := $(target)/release/keymgr-upgrade
+lab := KEYMGR_LAB='$(LAB)'
+# nextest where it is installed, cargo's own runner elsewhere; what follows a
+# `--` means the same to both.
+nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test) --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build lint check test test-slow demo bench install clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+setup: ## install what the tests run against, once
+	@$(lab) tests/lab/setup.sh
+
+build: ## build the release binary
+	$(CARGO) build --locked --release
+
+lint: ## formatting, clippy, licences: each where its tool is installed
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
+	    else echo 'lint: rustfmt is not installed: skipped'; fi
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+	    $(CARGO) clippy --locked --all-targets -- -D warnings; \
+	    else echo 'lint: clippy is not installed: skipped'; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources; \
+	    else echo 'lint: cargo-deny is not installed: skipped'; fi
+
+check: setup lint ## the fast loop: lint, then all tests but those with a real Barbican
+	$(run_tests) -- --skip real_barbican::
+
+test: setup lint ## everything that must be green
+	$(run_tests)
+
+test-slow: setup ## also the tests that are too long for every run
+	$(run_tests) $(if $(nextest),--run-ignored all,-- --include-ignored)
+
+demo: ## take a genuine Liberty deployment to 2026.2 before your eyes
+	@$(lab) tests/lab/setup.sh demo
+	$(CARGO) build --locked --release
+	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/demo.sh
+
+bench: ## start-up time, size, time and memory of the whole way
+	@$(lab) tests/lab/setup.sh demo
+	$(CARGO) build --locked --release
+	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench.sh
+
+install: build ## install the binary below DESTDIR
+	install -D -m 0755 '$(binary)' '$(DESTDIR)$(sbindir)/keymgr-upgrade'
+
+clean: ## remove all that was built and installed here
+	$(CARGO) clean
+	rm -rf '$(LAB)'

@@ -1,0 +1,123 @@
+#!/bin/sh
+# Makes what the tests and the demo run against: SoftHSM2, a real Barbican
+# 23.0.0, Python's own readers of the files we edit, and the PKCS#11 shim.
+#
+#   tests/lab/setup.sh          everything for `make test`
+#   tests/lab/setup.sh demo     only what `make demo` needs (no Python packages)
+#
+# What is already there is left alone and takes no time; what is missing comes
+# from the distribution (apt, as root or by sudo) and from pip. The results are
+# below $KEYMGR_LAB (target/lab), with their addresses in $KEYMGR_LAB/env, a
+# file of shell `export` lines.
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+repo=$(cd "$here/../.." && pwd)
+lab=${KEYMGR_LAB:-$repo/target/lab}
+what=${1:-test}
+mkdir -p "$lab"
+lab=$(cd "$lab" && pwd)
+
+say() { echo "lab: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Two runs at once would install over each other. The kernel drops the lock.
+exec 9>"$lab/.lock"
+command -v flock >/dev/null && flock 9
+
+# need COMMAND-OR-FILE PACKAGE: remembers the package if the thing is missing.
+missing=
+need() {
+    case $1 in
+        /*) [ -e "$1" ] && return ;;
+        *) command -v "$1" >/dev/null && return ;;
+    esac
+    case " $missing " in *" $2 "*) ;; *) missing="$missing $2" ;; esac
+}
+
+# A Python that Barbican 23.0.0 runs on and that can make virtual environments.
+find_python() {
+    for python in python3.11 python3 python3.12 python3.13 python3.14; do
+        "$python" -c 'import sys, ensurepip, sqlite3, venv; sys.exit(sys.version_info < (3, 11))' \
+            2>/dev/null && return
+    done
+    python=
+}
+
+softhsm() {
+    for module in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so \
+        /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so; do
+        [ -e "$module" ] && return
+    done
+    module=
+}
+
+install_packages() {
+    need gcc gcc
+    need /usr/include/stdio.h libc6-dev
+    need make make
+    need python3 python3-venv
+    need softhsm2-util softhsm2
+    need /usr/include/p11-kit-1/p11-kit/pkcs11.h libp11-kit-dev
+    if [ "$what" = test ]; then
+        need pkcs11-tool opensc
+        need sqlite3 sqlite3
+        find_python
+        [ -n "$python" ] || need no-such-python python3-venv
+    fi
+    [ -n "$missing" ] || return 0
+    missing=${missing# }
+    command -v apt-get >/dev/null ||
+        die "no apt-get here; install by hand what these Debian packages hold: $missing"
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root=sudo
+    [ -z "$as_root" ] || command -v sudo >/dev/null ||
+        die "root or sudo is needed once, for: apt-get install $missing"
+    say "installing $missing"
+    # shellcheck disable=SC2086
+    {
+        # An old package list names files that are gone: refresh it on failure.
+        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+            --no-install-recommends $missing ||
+            { $as_root apt-get update -q &&
+                $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+                    --no-install-recommends $missing; }
+    } >"$lab/apt.log" 2>&1 || { tail -n 20 "$lab/apt.log" >&2; die "apt-get failed ($lab/apt.log)"; }
+}
+
+# venv NAME PINS: a virtual environment with exactly those versions. The stamp
+# is written last, so that an interrupted installation is made anew.
+venv() {
+    dir=$lab/$1 pins=$repo/tests/fixtures/pins/$2
+    want=$("$python" -c 'import sys; print(sys.version)'; cat "$pins")
+    [ -x "$dir/bin/python" ] && [ "$(cat "$dir/.made" 2>/dev/null)" = "$want" ] && return
+    say "installing $2 in $dir"
+    rm -rf "$dir"
+    {
+        "$python" -m venv "$dir" &&
+            "$dir/bin/python" -m pip install --disable-pip-version-check --no-input -q -r "$pins"
+    } >"$lab/$1.log" 2>&1 || { tail -n 20 "$lab/$1.log" >&2; die "pip failed ($lab/$1.log)"; }
+    printf '%s\n' "$want" >"$dir/.made"
+}
+
+install_packages
+softhsm
+[ -n "$module" ] || die "no libsofthsm2.so found although softhsm2 is installed"
+if [ "$what" = test ]; then
+    find_python
+    [ -n "$python" ] || die "Python 3.11 or later with venv is needed, and is not here"
+    venv barbican barbican-23.0.0-py311.txt
+    venv readers readers-py311.txt
+fi
+make -s -C "$repo/tests/p11shim" OUT="$lab" >"$lab/p11shim.log" 2>&1 ||
+    { cat "$lab/p11shim.log" >&2; die "tests/p11shim does not build"; }
+
+umask 022
+cat >"$lab/env.new" <<EOF
+# Written by tests/lab/setup.sh; read by the Makefile.
+export KEYMGR_TEST_VENV_BARBICAN='$lab/barbican'
+export KEYMGR_TEST_VENV_READERS='$lab/readers'
+export KEYMGR_TEST_P11SHIM='$lab/libp11shim.so'
+export KEYMGR_TEST_SOFTHSM='$module'
+EOF
+cmp -s "$lab/env.new" "$lab/env" 2>/dev/null && rm "$lab/env.new" || mv "$lab/env.new" "$lab/env"
