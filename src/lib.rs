@@ -10,3 +10,4 @@ pub mod journal;
 pub mod release;
 pub mod settings;
 pub mod time;
+pub mod units;
