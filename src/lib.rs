@@ -14,3 +14,4 @@ pub mod kek;
 pub mod release;
 pub mod settings;
 pub mod time;
+pub mod units;

@@ -1,0 +1,237 @@
+//! The names of Barbican's units, and the hold: a drop-in that makes every start of them fail, with the reason in sight.
+//!
+//! The hold is files only, so it works on an image as on a host, and outlives a reboot. On a host systemd must read them anew afterwards
+//! ([`crate::systemd::Systemd::reload`]).
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::files::{Attributes, Root};
+
+/// The services of the packages: Debian's and Ubuntu's names, then those of RDO. A host has some of them.
+///
+/// From the unit files of Debian's barbican 1:15.0.1-2 and of RDO's openstack-barbican spec.
+pub const KNOWN: [&str; 8] = [
+    "barbican-worker.service",
+    "barbican-keystone-listener.service",
+    "barbican-retry.service",
+    "barbican-api.service",
+    "openstack-barbican-worker.service",
+    "openstack-barbican-keystone-listener.service",
+    "openstack-barbican-retry.service",
+    "openstack-barbican-api.service",
+];
+
+/// The name of the hold in a unit's drop-in directory. Drop-ins apply in the order of their names: ours is the last word.
+pub const HOLD: &str = "zzz-keymgr-upgrade-hold.conf";
+
+/// The units that a site can name besides the services: those that start one.
+const SUFFIXES: [&str; 5] = [".service", ".socket", ".target", ".path", ".timer"];
+
+/// Where a site's own unit files and drop-ins are.
+const DIRECTORY: &str = "/etc/systemd/system";
+
+/// The line that holds. /dev/null is no directory: nobody can make this path exist.
+const ASSERTION: &str = "AssertPathExists=/dev/null/held-by-keymgr-upgrade";
+
+const CONTENTS: &str = "\
+# Written by keymgr-upgrade while it upgrades Barbican: this unit must not run,
+# and a start of it fails, until that is finished. What is going on, and what to
+# do next, is told by `keymgr-upgrade status`. Do not edit or remove this file:
+# code that runs on a half upgraded database can lose secrets.
+# `keymgr-upgrade units unhold` removes it.
+[Unit]
+Description=HELD by keymgr-upgrade (keymgr-upgrade status)
+AssertPathExists=/dev/null/held-by-keymgr-upgrade
+";
+
+/// All units to look for, each once, with suffix: the known ones, of which the API is started last, and then a site's own.
+///
+/// # Errors
+/// If a name cannot be that of a unit.
+pub fn names(own: &[String]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = KNOWN.iter().map(|n| (*n).to_owned()).collect();
+    for name in own {
+        let name = full_name(name)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The name with its suffix: `barbican-api` is `barbican-api.service`, as for systemctl.
+///
+/// # Errors
+/// If it cannot be the name of a unit (systemd.unit(5)): it becomes part of a path.
+pub fn full_name(name: &str) -> Result<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let full = if SUFFIXES.iter().any(|s| name.ends_with(s)) { name.to_owned() } else { format!("{name}.service") };
+    if name.is_empty() || name.starts_with(['.', '@']) || !name.chars().all(allowed) || full.len() > 255 {
+        bail!("{name:?} is not the name of a unit");
+    }
+    Ok(full)
+}
+
+fn drop_in(unit: &str) -> Result<PathBuf> {
+    Ok(Path::new(DIRECTORY).join(format!("{}.d", full_name(unit)?)).join(HOLD))
+}
+
+/// Whether a drop-in's text holds its unit, also one which another version of this program wrote.
+fn holds(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == ASSERTION)
+}
+
+/// Holds each of `units`, be it installed or not. Returns whether a file was written; run again, it finds nothing to do.
+///
+/// # Errors
+/// If a name is bad or a file cannot be written. What was written stays: it is safe, and the next call goes on from there.
+pub fn hold_files(root: &Root, units: &[String]) -> Result<bool> {
+    let mut changed = false;
+    for unit in units {
+        let path = drop_in(unit)?;
+        if root.read(&path)?.is_some_and(|old| old.bytes == CONTENTS.as_bytes()) {
+            continue;
+        }
+        if let Some(directory) = path.parent() {
+            root.make_directory(directory, 0o755)?;
+        }
+        root.write(&path, CONTENTS.as_bytes(), Attributes { mode: 0o644, uid: 0, gid: 0 })?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Those of `units` that are held, in their order, with suffix.
+///
+/// # Errors
+/// If a name is bad or a file cannot be read.
+pub fn held(root: &Root, units: &[String]) -> Result<Vec<String>> {
+    let mut held = Vec::new();
+    for unit in units {
+        if root.read_text(&drop_in(unit)?)?.is_some_and(|text| holds(&text)) {
+            held.push(full_name(unit)?);
+        }
+    }
+    Ok(held)
+}
+
+/// Every unit that is held, also one that is no longer among the names of the settings.
+///
+/// # Errors
+/// If a directory or file cannot be read.
+pub fn all_held(root: &Root) -> Result<Vec<String>> {
+    let directories = root.list(Path::new(DIRECTORY))?;
+    // A directory whose name cannot be that of a unit has no hold of ours.
+    let units = directories.iter().filter_map(|d| d.strip_suffix(".d")).filter(|u| full_name(u).is_ok_and(|f| f == *u));
+    held(root, &units.map(str::to_owned).collect::<Vec<_>>())
+}
+
+/// Takes the hold off `units`, and removes a drop-in directory that is empty then. Returns whether one was held; run again, it finds nothing
+/// to do.
+///
+/// # Errors
+/// If a name is bad or a file cannot be removed.
+pub fn unhold_files(root: &Root, units: &[String]) -> Result<bool> {
+    let mut changed = false;
+    for unit in units {
+        let path = drop_in(unit)?;
+        changed |= root.exists(&path);
+        root.remove(&path)?;
+        // Also when the file is gone: a crash may have come between the two.
+        if let Some(directory) = path.parent() {
+            root.remove_empty_directory(directory);
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    const API: &str = "etc/systemd/system/barbican-api.service.d";
+
+    fn image() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    fn list(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn names_are_completed_and_checked() {
+        let all = names(&list(&["barbican-api", "keys.socket", "keys.socket", "barbican@2"])).unwrap();
+        assert_eq!(all.len(), KNOWN.len() + 2);
+        assert_eq!(all[KNOWN.len()..], ["keys.socket", "barbican@2.service"]);
+        for bad in ["", "../x", "a b", ".service", "@.service", "a/b.service", &"x".repeat(250)] {
+            let error = names(&list(&[bad])).unwrap_err().to_string();
+            assert_eq!(error, format!("{bad:?} is not the name of a unit"));
+        }
+    }
+
+    #[test]
+    fn the_text_is_what_holds() {
+        assert!(holds(CONTENTS), "{ASSERTION} is not in the drop-in");
+        assert!(!holds("# AssertPathExists=/dev/null/held-by-keymgr-upgrade\n"));
+        assert!(CONTENTS.lines().all(|l| l.len() <= 80));
+    }
+
+    #[test]
+    fn holding_and_unholding_converge_on_an_image() {
+        let (dir, root) = image();
+        let units = list(&["barbican-api", "openstack-barbican-api.service"]);
+        assert_eq!(held(&root, &units).unwrap(), list(&[]));
+        assert!(!unhold_files(&root, &units).unwrap());
+        assert!(hold_files(&root, &units).unwrap());
+        assert!(!hold_files(&root, &units).unwrap());
+        assert_eq!(held(&root, &units).unwrap(), ["barbican-api.service", "openstack-barbican-api.service"]);
+        assert_eq!(all_held(&root).unwrap(), held(&root, &units).unwrap());
+        let path = dir.path().join(API).join(HOLD);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o644);
+        assert!(unhold_files(&root, &units).unwrap());
+        assert!(!unhold_files(&root, &units).unwrap());
+        assert!(root.list(Path::new(DIRECTORY)).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_an_operator_has_there_is_kept() {
+        let (dir, root) = image();
+        let units = list(&["barbican-api"]);
+        std::fs::create_dir_all(dir.path().join(API)).unwrap();
+        std::fs::File::create(dir.path().join(API).join("limits.conf")).unwrap();
+        hold_files(&root, &units).unwrap();
+        unhold_files(&root, &units).unwrap();
+        assert_eq!(root.list(&Path::new("/").join(API)).unwrap(), ["limits.conf"]);
+    }
+
+    #[test]
+    fn a_weakened_hold_is_none_and_is_renewed() {
+        let (dir, root) = image();
+        let units = list(&["barbican-api"]);
+        hold_files(&root, &units).unwrap();
+        let weak = CONTENTS.replace(ASSERTION, &format!("#{ASSERTION}"));
+        let path = Path::new("/").join(API).join(HOLD);
+        root.write(&path, weak.as_bytes(), Attributes { mode: 0o644, uid: 0, gid: 0 }).unwrap();
+        assert!(held(&root, &units).unwrap().is_empty());
+        assert!(hold_files(&root, &units).unwrap());
+        assert_eq!(held(&root, &units).unwrap(), ["barbican-api.service"]);
+        drop(dir);
+    }
+
+    #[test]
+    fn a_half_removed_hold_is_finished() {
+        let (dir, root) = image();
+        let units = list(&["barbican-api"]);
+        hold_files(&root, &units).unwrap();
+        std::fs::remove_file(dir.path().join(API).join(HOLD)).unwrap();
+        assert!(!unhold_files(&root, &units).unwrap());
+        assert!(!dir.path().join(API).exists());
+    }
+}
