@@ -292,6 +292,22 @@ impl Root {
         Ok(rustix::fs::fsync(&directory)?)
     }
 
+    /// Removes a symbolic link, and syncs its directory. No link is no error.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn remove_link(&self, link: &Path) -> Result<()> {
+        if self.read_link(link).is_none() {
+            return Ok(());
+        }
+        let parent = link.parent().with_context(|| format!("{} has no directory", link.display()))?;
+        let name = link.file_name().with_context(|| format!("{} has no name", link.display()))?;
+        let directory = self.directory_fd(parent)?;
+        rustix::fs::unlinkat(&directory, name, AtFlags::empty())
+            .with_context(|| format!("removing {}", self.shown(link).display()))?;
+        Ok(rustix::fs::fsync(&directory)?)
+    }
+
     /// Where a symbolic link points; `None` if there is none.
     #[must_use]
     pub fn read_link(&self, link: &Path) -> Option<String> {

@@ -3,15 +3,22 @@
 
 pub mod cli;
 pub mod command;
+pub mod config;
 pub mod crash;
 pub mod db;
+pub mod deployment;
+pub mod engine;
 pub mod error;
 pub mod files;
 pub mod hsm;
 pub mod ini;
 pub mod journal;
 pub mod kek;
+pub mod options;
+pub mod paste;
+pub mod plan;
 pub mod release;
 pub mod settings;
+pub mod step;
 pub mod time;
 pub mod units;

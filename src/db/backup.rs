@@ -22,35 +22,23 @@ impl Sqlite {
         let partial = beside(path, ".partial");
         remove(&partial)?;
         remove_companions(&partial)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
         let file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
         let mut copy = connect(&partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
         copy_all(&self.conn, &mut copy).map_err(|e| {
             match error::sqlite(&partial, "cannot be written", e) {
                 // Only the source can be in use by others.
-                Error::Locked { .. } => Error::Locked {
-                    path: self.path.clone(),
-                },
+                Error::Locked { .. } => Error::Locked { path: self.path.clone() },
                 other => other,
             }
         })?;
-        let digest =
-            fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
-        copy.close()
-            .map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;
+        let digest = fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
+        copy.close().map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;
         remove_companions(&partial)?;
-        file.sync_all()
-            .map_err(|e| error::io(&partial, "cannot be synced", e))?;
+        file.sync_all().map_err(|e| error::io(&partial, "cannot be synced", e))?;
         // What an older backup of this name left behind must not be taken for part of this one.
         remove_companions(path)?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "file and directory are synced here"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "file and directory are synced here")]
         fs::rename(&partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
         sync_directory(path)?;
         Ok(digest)
@@ -75,19 +63,12 @@ pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Res
     copy_all(&source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
     let restored = target.fingerprint()?;
     target.checkpoint()?;
-    target
-        .conn
-        .close()
-        .map_err(|(_, e)| error::sqlite(path, "cannot be closed", e))?;
+    target.conn.close().map_err(|(_, e)| error::sqlite(path, "cannot be closed", e))?;
     let file = File::open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
-    file.sync_all()
-        .map_err(|e| error::io(path, "cannot be synced", e))?;
+    file.sync_all().map_err(|e| error::io(path, "cannot be synced", e))?;
     sync_directory(path)?;
     if restored != wanted {
-        return Err(Error::RestoreDiffers {
-            path: path.to_owned(),
-            backup: backup.to_owned(),
-        });
+        return Err(Error::RestoreDiffers { path: path.to_owned(), backup: backup.to_owned() });
     }
     Ok(restored)
 }
@@ -95,17 +76,10 @@ pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Res
 impl Sqlite {
     /// Moves a write-ahead log, if there is one, into the file itself.
     fn checkpoint(&self) -> Result<()> {
-        let log = || {
-            self.conn
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-                    row.get::<_, i64>(0)
-                })
-        };
+        let log = || self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         match log().map_err(self.fail("cannot be synced"))? {
             0 => Ok(()),
-            _ => Err(Error::Locked {
-                path: self.path.clone(),
-            }),
+            _ => Err(Error::Locked { path: self.path.clone() }),
         }
     }
 }
@@ -113,9 +87,7 @@ impl Sqlite {
 /// Opens a backup so that reading it leaves no trace beside it, also where the database was in WAL mode.
 fn open_backup(backup: &Path) -> Result<Connection> {
     if !backup.is_file() {
-        return Err(Error::Missing {
-            path: backup.to_owned(),
-        });
+        return Err(Error::Missing { path: backup.to_owned() });
     }
     let mut uri = OsString::from("file:");
     for byte in backup.as_os_str().as_bytes() {
@@ -127,29 +99,18 @@ fn open_backup(backup: &Path) -> Result<Connection> {
         }
     }
     uri.push("?immutable=1");
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let fail = |e| error::sqlite(backup, "cannot be opened", e);
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a URI: connect() opens plain names only"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a URI: connect() opens plain names only")]
     let conn = Connection::open_with_flags(uri, flags).map_err(fail)?;
-    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        .map_err(fail)?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(fail)?;
     Ok(conn)
 }
 
 fn empty(path: &Path) -> Result<()> {
     remove_companions(path)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(|e| error::io(path, "cannot be opened", e))?;
-    file.set_len(0)
-        .and_then(|()| file.sync_all())
-        .map_err(|e| error::io(path, "cannot be emptied", e))
+    let file = OpenOptions::new().write(true).open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
+    file.set_len(0).and_then(|()| file.sync_all()).map_err(|e| error::io(path, "cannot be emptied", e))
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -159,27 +120,18 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn remove_companions(path: &Path) -> Result<()> {
-    ["-journal", "-wal", "-shm"]
-        .iter()
-        .try_for_each(|suffix| remove(&beside(path, suffix)))
+    ["-journal", "-wal", "-shm"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))
 }
 
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(error::io(path, "cannot be removed", e))
-        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(error::io(path, "cannot be removed", e)),
         _ => Ok(()),
     }
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
-    let parent = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = File::open(parent).map_err(|e| error::io(parent, "cannot be opened", e))?;
-    directory
-        .sync_all()
-        .map_err(|e| error::io(parent, "cannot be synced", e))
+    directory.sync_all().map_err(|e| error::io(parent, "cannot be synced", e))
 }

@@ -90,10 +90,7 @@ struct Description {
 
 static CHAIN: LazyLock<Vec<Revision>> = LazyLock::new(|| match load(crate::release::FILES) {
     Ok(chain) => chain,
-    #[expect(
-        clippy::panic,
-        reason = "the files are part of the program, and a test reads them all"
-    )]
+    #[expect(clippy::panic, reason = "the files are part of the program, and a test reads them all")]
     Err(why) => panic!("migrations/: {why}"),
 });
 
@@ -111,10 +108,7 @@ pub fn head() -> &'static str {
 
 /// Where a revision stands in the chain, counted from 0.
 pub fn position(revision: &str) -> Result<usize> {
-    chain()
-        .iter()
-        .position(|r| r.id == revision)
-        .ok_or_else(|| Error::UnknownRevision(revision.to_owned()))
+    chain().iter().position(|r| r.id == revision).ok_or_else(|| Error::UnknownRevision(revision.to_owned()))
 }
 
 /// The revisions that lead from one (`None`: an empty database) to a later one, in order.
@@ -122,10 +116,9 @@ pub fn position(revision: &str) -> Result<usize> {
 pub fn between(from: Option<&str>, to: &str) -> Result<&'static [Revision]> {
     let start = from.map_or(Ok(0), |id| position(id).map(|n| n + 1))?;
     let end = position(to)? + 1;
-    chain().get(start..end).ok_or_else(|| Error::Backwards {
-        from: from.unwrap_or("nothing").to_owned(),
-        to: to.to_owned(),
-    })
+    chain()
+        .get(start..end)
+        .ok_or_else(|| Error::Backwards { from: from.unwrap_or("nothing").to_owned(), to: to.to_owned() })
 }
 
 impl Revision {
@@ -146,14 +139,9 @@ fn load(files: &[(&str, &str)]) -> std::result::Result<Vec<Revision>, String> {
         let Some(folder) = path.strip_suffix("/revision.toml") else {
             continue;
         };
-        let (release, name) = folder
-            .rsplit_once('/')
-            .ok_or(format!("{path}: no release folder"))?;
+        let (release, name) = folder.rsplit_once('/').ok_or(format!("{path}: no release folder"))?;
         let read: Description = toml::from_str(text).map_err(|e| format!("{path}: {e}"))?;
-        if name
-            .strip_prefix(&read.id)
-            .is_none_or(|slug| !slug.starts_with('_'))
-        {
+        if name.strip_prefix(&read.id).is_none_or(|slug| !slug.starts_with('_')) {
             return Err(format!("{path}: the folder is not named {}_...", read.id));
         }
         let sql = by_path.get(format!("{folder}/sqlite.sql").as_str());
@@ -184,10 +172,7 @@ fn load(files: &[(&str, &str)]) -> std::result::Result<Vec<Revision>, String> {
         chain.push(next);
     }
     match found.into_values().next() {
-        Some(lost) => Err(format!(
-            "{}: its down {:?} is not in the chain",
-            lost.id, lost.down
-        )),
+        Some(lost) => Err(format!("{}: its down {:?} is not in the chain", lost.id, lost.down)),
         None => Ok(chain),
     }
 }

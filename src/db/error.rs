@@ -155,43 +155,22 @@ pub(super) fn sqlite(path: &Path, doing: impl Into<String>, source: rusqlite::Er
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Locked { path },
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { path },
-        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt {
-            path,
-            detail: source.to_string(),
-        },
+        Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { path, detail: source.to_string() },
         Some(ErrorCode::ReadOnly) => Error::ReadOnly { path },
         Some(ErrorCode::DiskFull) => Error::DiskFull { path },
         // A journal that cannot be made is how a read-only directory shows itself.
-        Some(ErrorCode::CannotOpen)
-            if path.exists() && extended != rusqlite::ffi::SQLITE_CANTOPEN_ISDIR =>
-        {
-            Error::Sqlite {
-                path,
-                doing: doing.into(),
-                source,
-            }
+        Some(ErrorCode::CannotOpen) if path.exists() && extended != rusqlite::ffi::SQLITE_CANTOPEN_ISDIR => {
+            Error::Sqlite { path, doing: doing.into(), source }
         }
-        _ => Error::Sqlite {
-            path,
-            doing: doing.into(),
-            source,
-        },
+        _ => Error::Sqlite { path, doing: doing.into(), source },
     }
 }
 
 /// Wraps an answer of the operating system.
 pub(super) fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Error {
     match source.kind() {
-        std::io::ErrorKind::StorageFull => Error::DiskFull {
-            path: path.to_owned(),
-        },
-        std::io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly {
-            path: path.to_owned(),
-        },
-        _ => Error::Io {
-            path: path.to_owned(),
-            doing,
-            source,
-        },
+        std::io::ErrorKind::StorageFull => Error::DiskFull { path: path.to_owned() },
+        std::io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { path: path.to_owned() },
+        _ => Error::Io { path: path.to_owned(), doing, source },
     }
 }

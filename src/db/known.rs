@@ -20,13 +20,8 @@ pub(super) fn known(revision: &str) -> Result<Known> {
     if let Some(known) = cache.get(&last) {
         return Ok(Arc::clone(known));
     }
-    let built = build(chain().get(..=last).unwrap_or_default()).map_err(|e| {
-        error::sqlite(
-            "(memory)".as_ref(),
-            format!("cannot build the schema of {revision}"),
-            e,
-        )
-    })?;
+    let built = build(chain().get(..=last).unwrap_or_default())
+        .map_err(|e| error::sqlite("(memory)".as_ref(), format!("cannot build the schema of {revision}"), e))?;
     let known = Arc::new(built);
     cache.insert(last, Arc::clone(&known));
     Ok(known)
@@ -47,10 +42,7 @@ fn build(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
             run(&conn, after)?;
             let shape = Shape::read(&conn)?;
             // Most variants are levelled out by a later revision.
-            if known
-                .iter()
-                .all(|(_, other)| !other.compare(&shape).0.is_empty())
-            {
+            if known.iter().all(|(_, other)| !other.compare(&shape).0.is_empty()) {
                 known.push((format!("{name} of {}", revision.id), shape));
             }
         }
@@ -72,15 +64,8 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
     for (name, shape) in known(revision)?.iter() {
         let (differences, extras) = shape.compare(live);
         let matches = differences.is_empty().then(|| name.clone());
-        if nearest
-            .as_ref()
-            .is_none_or(|n| differences.len() < n.differences.len())
-        {
-            nearest = Some(Verification {
-                matches,
-                differences,
-                extras,
-            });
+        if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
+            nearest = Some(Verification { matches, differences, extras });
         }
     }
     Ok(nearest.unwrap_or_default())

@@ -13,12 +13,7 @@ use super::{
 };
 
 impl Sqlite {
-    pub(super) fn migrate(
-        &mut self,
-        from: Option<&str>,
-        to: &str,
-        orphans: Orphans,
-    ) -> Result<Migrated> {
+    pub(super) fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
         let revisions = between(from, to)?;
         self.begin()?;
         let result = self.migrate_inside(from, to, revisions, orphans);
@@ -39,10 +34,7 @@ impl Sqlite {
     ) -> Result<Migrated> {
         self.check_start(from)?;
         let count = || row_counts(&self.conn).map_err(self.fail("cannot count rows"));
-        let mut done = Migrated {
-            before: count()?,
-            ..Migrated::default()
-        };
+        let mut done = Migrated { before: count()?, ..Migrated::default() };
         if revisions.is_empty() {
             done.after.clone_from(&done.before);
             return Ok(done);
@@ -56,17 +48,11 @@ impl Sqlite {
             }
             self.run(revision)?;
             done.revisions.push(revision.id.clone());
-            dangling = dangling
-                .into_iter()
-                .map(|d| d.renamed(&revision.renames))
-                .collect();
+            dangling = dangling.into_iter().map(|d| d.renamed(&revision.renames)).collect();
         }
         self.check_integrity()?;
         let after = self.dangling()?;
-        let broken: Vec<String> = after
-            .difference(&dangling)
-            .map(Dangling::to_string)
-            .collect();
+        let broken: Vec<String> = after.difference(&dangling).map(Dangling::to_string).collect();
         if !broken.is_empty() {
             return Err(Error::BrokenReferences(broken));
         }
@@ -78,20 +64,14 @@ impl Sqlite {
 
     /// The ledger and the live schema must both be what the caller thinks.
     fn check_start(&self, from: Option<&str>) -> Result<()> {
-        let not_at = |found: &str| Error::NotAt {
-            expected: from.unwrap_or("no revision").to_owned(),
-            found: found.to_owned(),
-        };
+        let not_at =
+            |found: &str| Error::NotAt { expected: from.unwrap_or("no revision").to_owned(), found: found.to_owned() };
         match (from, self.revision()?) {
             (Some(id), Ledger::At(found)) if found == id => self.check_shape(id),
-            (None, Ledger::NoTable | Ledger::Empty) => {
-                match self.shape()?.tables.into_keys().next() {
-                    None => Ok(()),
-                    Some(table) => Err(not_at(&format!(
-                        "an unknown one (no ledger, but a table {table})"
-                    ))),
-                }
-            }
+            (None, Ledger::NoTable | Ledger::Empty) => match self.shape()?.tables.into_keys().next() {
+                None => Ok(()),
+                Some(table) => Err(not_at(&format!("an unknown one (no ledger, but a table {table})"))),
+            },
             (_, Ledger::At(found)) => Err(not_at(&found)),
             (Some(_), Ledger::NoTable | Ledger::Empty) => Err(not_at("no revision")),
         }
@@ -101,28 +81,20 @@ impl Sqlite {
         let verification = known::verify(&self.shape()?, revision)?;
         match verification.matches {
             Some(_) => Ok(()),
-            None => Err(Error::UnknownShape {
-                revision: revision.to_owned(),
-                differences: verification.differences,
-            }),
+            None => Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences }),
         }
     }
 
     fn check_integrity(&self) -> Result<()> {
         let check = || {
             let mut query = self.conn.prepare("PRAGMA integrity_check(10)")?;
-            query
-                .query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()
+            query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
         let lines = check().map_err(self.fail("cannot check the integrity"))?;
         if lines == ["ok"] {
             return Ok(());
         }
-        Err(Error::Corrupt {
-            path: self.path.clone(),
-            detail: lines.join("; "),
-        })
+        Err(Error::Corrupt { path: self.path.clone(), detail: lines.join("; ") })
     }
 
     /// Runs one revision and its ledger entry, proves that nothing was lost, and returns what was run.
@@ -130,62 +102,31 @@ impl Sqlite {
         let before = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
         let mut ran = Vec::new();
         for statement in &revision.sqlite {
-            let doing = || {
-                format!(
-                    "revision {}: cannot run `{}`",
-                    revision.id,
-                    first_line(statement)
-                )
-            };
-            self.conn
-                .execute_batch(statement)
-                .map_err(|e| error::sqlite(&self.path, doing(), e))?;
+            let doing = || format!("revision {}: cannot run `{}`", revision.id, first_line(statement));
+            self.conn.execute_batch(statement).map_err(|e| error::sqlite(&self.path, doing(), e))?;
             ran.push(statement.clone());
         }
-        for statement in before
-            .own_indexes(&self.conn, revision)
-            .map_err(self.fail("cannot look for indexes"))?
-        {
-            let doing = format!(
-                "revision {}: cannot create the index again: `{statement}`",
-                revision.id
-            );
-            self.conn
-                .execute_batch(&statement)
-                .map_err(self.fail(doing))?;
+        for statement in before.own_indexes(&self.conn, revision).map_err(self.fail("cannot look for indexes"))? {
+            let doing = format!("revision {}: cannot create the index again: `{statement}`", revision.id);
+            self.conn.execute_batch(&statement).map_err(self.fail(doing))?;
             ran.push(statement);
         }
         let after = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
         let lost = before.lost(&after, revision);
         if !lost.is_empty() {
-            return Err(Error::Lost {
-                revision: revision.id.clone(),
-                lost,
-            });
+            return Err(Error::Lost { revision: revision.id.clone(), lost });
         }
-        ran.extend(
-            write_ledger(&self.conn, &revision.id)
-                .map_err(self.fail("cannot write alembic_version"))?,
-        );
+        ran.extend(write_ledger(&self.conn, &revision.id).map_err(self.fail("cannot write alembic_version"))?);
         Ok(ran)
     }
 
-    pub(super) fn migration_sql(
-        &self,
-        from: Option<&str>,
-        to: &str,
-    ) -> Result<Vec<(String, Vec<String>)>> {
+    pub(super) fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
         let revisions = between(from, to)?;
         if revisions.is_empty() {
             return Ok(Vec::new());
         }
-        let trial = self
-            .schema_copy()
-            .map_err(self.fail("cannot copy the schema"))?;
-        revisions
-            .iter()
-            .map(|revision| Ok((revision.id.clone(), trial.run(revision)?)))
-            .collect()
+        let trial = self.schema_copy().map_err(self.fail("cannot copy the schema"))?;
+        revisions.iter().map(|revision| Ok((revision.id.clone(), trial.run(revision)?))).collect()
     }
 
     /// The live schema and ledger in memory, without any other row.
@@ -201,29 +142,16 @@ impl Sqlite {
             copy.execute_batch(&row.get::<_, String>(0)?)?;
         }
         if super::sqlite::has_table(&self.conn, LEDGER)? {
-            let mut ledger = self
-                .conn
-                .prepare("SELECT version_num FROM alembic_version")?;
+            let mut ledger = self.conn.prepare("SELECT version_num FROM alembic_version")?;
             let mut rows = ledger.query([])?;
             while let Some(row) = rows.next()? {
-                copy.execute(
-                    "INSERT INTO alembic_version VALUES (?1)",
-                    [row.get::<_, String>(0)?],
-                )?;
+                copy.execute("INSERT INTO alembic_version VALUES (?1)", [row.get::<_, String>(0)?])?;
             }
         }
-        Ok(Self {
-            path: self.path.clone(),
-            conn: copy,
-        })
+        Ok(Self { path: self.path.clone(), conn: copy })
     }
 
-    pub(super) fn preconditions(
-        &self,
-        from: Option<&str>,
-        to: &str,
-        orphans: Orphans,
-    ) -> Result<Vec<Offence>> {
+    pub(super) fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
         let revisions = between(from, to)?;
         let asks = |r: &Revision| r.preconditions.iter().any(|p| stands(p, orphans));
         let Some(last) = revisions.iter().rposition(asks) else {
@@ -244,10 +172,7 @@ impl Sqlite {
                     query = precondition.query
                 );
                 let doing = format!("cannot set aside the rows of {}", precondition.id);
-                trial
-                    .conn
-                    .execute_batch(&remove)
-                    .map_err(trial.fail(doing))?;
+                trial.conn.execute_batch(&remove).map_err(trial.fail(doing))?;
             }
             if n < last {
                 trial.run(revision)?;
@@ -260,13 +185,9 @@ impl Sqlite {
     fn temporary_copy(&self) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut conn = connect("".as_ref(), flags, std::time::Duration::ZERO)?;
-        conn.pragma_update(None, "synchronous", "OFF")
-            .map_err(self.fail("cannot prepare a copy"))?;
+        conn.pragma_update(None, "synchronous", "OFF").map_err(self.fail("cannot prepare a copy"))?;
         copy_all(&self.conn, &mut conn).map_err(self.fail("cannot make a temporary copy"))?;
-        Ok(Self {
-            path: self.path.clone(),
-            conn,
-        })
+        Ok(Self { path: self.path.clone(), conn })
     }
 
     fn offences(&self, revision: &Revision, orphans: Orphans) -> Result<Vec<Offence>> {
@@ -277,18 +198,11 @@ impl Sqlite {
     fn offence(&self, precondition: &Precondition) -> Result<Option<Offence>> {
         let read = || {
             let mut query = self.conn.prepare(&precondition.query)?;
-            let names: Vec<String> = query
-                .column_names()
-                .into_iter()
-                .map(ToOwned::to_owned)
-                .collect();
+            let names: Vec<String> = query.column_names().into_iter().map(ToOwned::to_owned).collect();
             let mut rows = query.query([])?;
             let mut lines = Vec::new();
             while let Some(row) = rows.next()? {
-                let fields = names
-                    .iter()
-                    .enumerate()
-                    .map(|(n, name)| Ok(format!("{name}={}", show(row.get_ref(n)?))));
+                let fields = names.iter().enumerate().map(|(n, name)| Ok(format!("{name}={}", show(row.get_ref(n)?))));
                 lines.push(fields.collect::<rusqlite::Result<Vec<_>>>()?.join(", "));
             }
             Ok(lines)
@@ -313,10 +227,7 @@ pub(super) fn copy_all(from: &Connection, to: &mut Connection) -> rusqlite::Resu
     match copy.step(-1)? {
         StepResult::Done => Ok(()),
         // The busy timeout has passed already.
-        _ => Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
-            None,
-        )),
+        _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
     }
 }
 
@@ -349,11 +260,7 @@ struct Dangling {
 
 impl Dangling {
     fn renamed(self, renames: &Renames) -> Self {
-        let columns = self
-            .columns
-            .iter()
-            .map(|c| renames.column(&self.table, c).1.to_owned())
-            .collect();
+        let columns = self.columns.iter().map(|c| renames.column(&self.table, c).1.to_owned()).collect();
         Self {
             columns,
             row: self.row,
@@ -365,17 +272,8 @@ impl Dangling {
 
 impl std::fmt::Display for Dangling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            table,
-            row,
-            columns,
-            parent,
-        } = self;
-        write!(
-            f,
-            "{table} {row}: {} is not in {parent}",
-            columns.join(", ")
-        )
+        let Self { table, row, columns, parent } = self;
+        write!(f, "{table} {row}: {} is not in {parent}", columns.join(", "))
     }
 }
 
@@ -389,10 +287,7 @@ fn dangling(conn: &Connection) -> rusqlite::Result<BTreeSet<Dangling>> {
     let mut rows = check.query([])?;
     while let Some(row) = rows.next()? {
         let (table, rowid): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
-        let has_id = shape
-            .tables
-            .get(&table)
-            .is_some_and(|t| t.columns.contains_key("id"));
+        let has_id = shape.tables.get(&table).is_some_and(|t| t.columns.contains_key("id"));
         let name = match rowid {
             Some(rowid) if has_id => {
                 let query = format!("SELECT id FROM {} WHERE rowid = ?1", quoted(&table));
@@ -403,12 +298,7 @@ fn dangling(conn: &Connection) -> rusqlite::Result<BTreeSet<Dangling>> {
         };
         let columns: String = row.get(3)?;
         let columns = columns.split('|').map(ToOwned::to_owned).collect();
-        found.insert(Dangling {
-            table,
-            row: name,
-            columns,
-            parent: row.get(2)?,
-        });
+        found.insert(Dangling { table, row: name, columns, parent: row.get(2)? });
     }
     Ok(found)
 }
@@ -423,15 +313,12 @@ struct Inventory {
 
 impl Inventory {
     fn take(conn: &Connection) -> rusqlite::Result<Self> {
-        let mut query =
-            conn.prepare("SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")?;
+        let mut query = conn.prepare(
+            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
+        )?;
         let indexes = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let indexes = indexes.collect::<rusqlite::Result<_>>()?;
-        Ok(Self {
-            shape: Shape::read(conn)?,
-            rows: row_counts(conn)?,
-            indexes,
-        })
+        Ok(Self { shape: Shape::read(conn)?, rows: row_counts(conn)?, indexes })
     }
 
     /// Rebuilding a table drops its indexes. The revision creates Barbican's again; these are the
@@ -439,9 +326,10 @@ impl Inventory {
     fn own_indexes(&self, conn: &Connection, revision: &Revision) -> rusqlite::Result<Vec<String>> {
         let now = Self::take(conn)?;
         let kept = |name: &str| now.indexes.iter().any(|(n, _, _)| n == name);
-        let gone = self.indexes.iter().filter(|(name, table, _)| {
-            !kept(name) && now.shape.tables.contains_key(revision.renames.table(table))
-        });
+        let gone = self
+            .indexes
+            .iter()
+            .filter(|(name, table, _)| !kept(name) && now.shape.tables.contains_key(revision.renames.table(table)));
         Ok(gone.map(|(_, _, sql)| sql.clone()).collect())
     }
 
@@ -459,44 +347,26 @@ impl Inventory {
             };
             let (before, now) = (self.rows.get(name), after.rows.get(new_name));
             if before != now {
-                lost.push(format!(
-                    "{name} had {} rows, {new_name} has {}",
-                    before.unwrap_or(&0),
-                    now.unwrap_or(&0)
-                ));
+                lost.push(format!("{name} had {} rows, {new_name} has {}", before.unwrap_or(&0), now.unwrap_or(&0)));
             }
             let renamed = |column: &String| revision.renames.column(name, column).1.to_owned();
             let gone = |column: &String| dropped(&format!("{name}.{column}"));
-            for column in table
-                .columns
-                .keys()
-                .filter(|c| !gone(c) && !new.columns.contains_key(&renamed(c)))
-            {
+            for column in table.columns.keys().filter(|c| !gone(c) && !new.columns.contains_key(&renamed(c))) {
                 lost.push(format!("column {name}.{column}"));
             }
             for index in &table.indexes {
                 let columns: Vec<String> = index.columns.iter().map(renamed).collect();
-                let found = new
-                    .indexes
-                    .iter()
-                    .any(|i| i.columns == columns && i.unique == index.unique);
+                let found = new.indexes.iter().any(|i| i.columns == columns && i.unique == index.unique);
                 let unique = format!("unique {name}({})", index.columns.join(", "));
                 if !found && !index.columns.iter().any(gone) && !dropped(&unique) {
-                    lost.push(format!(
-                        "index {} on {name}({})",
-                        index.name,
-                        index.columns.join(", ")
-                    ));
+                    lost.push(format!("index {} on {name}({})", index.name, index.columns.join(", ")));
                 }
             }
             for key in &table.foreign_keys {
                 let mut key = key.clone();
                 key.columns = key.columns.iter().map(renamed).collect();
-                key.references = key
-                    .references
-                    .iter()
-                    .map(|c| revision.renames.column(&key.table, c).1.to_owned())
-                    .collect();
+                key.references =
+                    key.references.iter().map(|c| revision.renames.column(&key.table, c).1.to_owned()).collect();
                 key.table = revision.renames.table(&key.table).to_owned();
                 if !new.foreign_keys.contains(&key) {
                     lost.push(format!("foreign key {new_name}{key}"));

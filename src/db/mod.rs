@@ -178,18 +178,12 @@ enum Inner {
 impl Database {
     /// Opens an existing database. `sqlite_path` is the file, resolved by the caller (working directory,
     /// sandbox root); `busy_timeout` is how long to wait for another process's lock.
-    pub fn open(
-        url: &Url,
-        sqlite_path: &Path,
-        access: Access,
-        busy_timeout: Duration,
-    ) -> Result<Self> {
+    pub fn open(url: &Url, sqlite_path: &Path, access: Access, busy_timeout: Duration) -> Result<Self> {
         match url.dialect() {
             Dialect::Sqlite => Self::open_file(sqlite_path, access, busy_timeout),
-            dialect @ (Dialect::Postgresql | Dialect::Mysql) => Err(Error::SqliteOnly {
-                url: url.to_string(),
-                dialect,
-            }),
+            dialect @ (Dialect::Postgresql | Dialect::Mysql) => {
+                Err(Error::SqliteOnly { url: url.to_string(), dialect })
+            }
         }
     }
 
@@ -257,22 +251,13 @@ impl Database {
 
     /// The statements that [`Self::migrate`] will run, revision by revision, found by running them on an
     /// empty copy of the live schema. `from` is `None` for a database without tables.
-    pub fn migration_sql(
-        &self,
-        from: Option<&str>,
-        to: &str,
-    ) -> Result<Vec<(String, Vec<String>)>> {
+    pub fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
         self.sqlite().migration_sql(from, to)
     }
 
     /// The rows that stand in the way of the way from `from` to `to`. Reads only: the revisions are tried on
     /// a temporary copy, which is gone afterwards.
-    pub fn preconditions(
-        &self,
-        from: Option<&str>,
-        to: &str,
-        orphans: Orphans,
-    ) -> Result<Vec<Offence>> {
+    pub fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
         self.sqlite().preconditions(from, to, orphans)
     }
 
@@ -320,22 +305,20 @@ impl Database {
         self.sqlite().store_counts()
     }
 
+    /// How many orders are of type `certificate`, soft-deleted ones too.
+    pub fn certificate_orders(&self) -> Result<u64> {
+        self.sqlite().certificate_orders()
+    }
+
     /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`
     /// stays as it is.
     pub fn replace_plugin_meta(&mut self, id: &str, old: &str, new: &str) -> Result<bool> {
-        self.sqlite_mut()
-            .replace("kek_data", "plugin_meta", id, Some(old), Some(new))
+        self.sqlite_mut().replace("kek_data", "plugin_meta", id, Some(old), Some(new))
     }
 
     /// Replaces `encrypted_data.kek_meta_extended` of one row if it still is `old`; says whether it was.
-    pub fn replace_kek_meta_extended(
-        &mut self,
-        id: &str,
-        old: Option<&str>,
-        new: Option<&str>,
-    ) -> Result<bool> {
-        self.sqlite_mut()
-            .replace("encrypted_data", "kek_meta_extended", id, old, new)
+    pub fn replace_kek_meta_extended(&mut self, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {
+        self.sqlite_mut().replace("encrypted_data", "kek_meta_extended", id, old, new)
     }
 
     /// Runs `work` in one transaction: committed if it succeeds, rolled back if it fails.

@@ -20,23 +20,13 @@ impl Sqlite {
                 None => return Ok(()),
             },
         };
-        Err(Error::NoObject {
-            path: self.path.clone(),
-            what: missing,
-        })
+        Err(Error::NoObject { path: self.path.clone(), what: missing })
     }
 
     pub(super) fn kek_rows(&self) -> Result<Vec<KekRow>> {
-        self.require(
-            "kek_data",
-            &["id", "plugin_name", "deleted", "active", "plugin_meta"],
-        )?;
+        self.require("kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta"])?;
         // Called tenant_id up to Juno.
-        let juno = self
-            .shape()?
-            .tables
-            .get("kek_data")
-            .is_some_and(|t| t.columns.contains_key("tenant_id"));
+        let juno = self.shape()?.tables.get("kek_data").is_some_and(|t| t.columns.contains_key("tenant_id"));
         let project = if juno { "tenant_id" } else { "project_id" };
         self.require("kek_data", &[project])?;
         let read = || {
@@ -60,14 +50,7 @@ impl Sqlite {
 
     pub(super) fn secret_rows(&self) -> Result<Vec<SecretRow>> {
         self.require("secrets", &["id", "deleted"])?;
-        let columns = [
-            "id",
-            "secret_id",
-            "kek_id",
-            "deleted",
-            "cypher_text",
-            "kek_meta_extended",
-        ];
+        let columns = ["id", "secret_id", "kek_id", "deleted", "cypher_text", "kek_meta_extended"];
         self.require("encrypted_data", &columns)?;
         let read = || {
             // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
@@ -90,6 +73,12 @@ impl Sqlite {
         read().map_err(self.fail("cannot read encrypted_data"))
     }
 
+    pub(super) fn certificate_orders(&self) -> Result<u64> {
+        self.require("orders", &["id", "type"])?;
+        let sql = "SELECT count(*) FROM orders WHERE type = 'certificate'";
+        self.conn.query_row(sql, [], |row| count(row, 0)).map_err(self.fail("cannot count certificate orders"))
+    }
+
     pub(super) fn store_counts(&self) -> Result<Vec<StoreCount>> {
         self.require("secrets", &["id", "deleted"])?;
         self.require("secret_store_metadata", &["secret_id", "key", "value"])?;
@@ -101,11 +90,7 @@ impl Sqlite {
                  WHERE m.\"key\" = 'plugin_name' GROUP BY m.value ORDER BY m.value",
             )?;
             let rows = query.query_map([], |row| {
-                Ok(StoreCount {
-                    plugin_name: row.get(0)?,
-                    live: count(row, 1)?,
-                    deleted: count(row, 2)?,
-                })
+                Ok(StoreCount { plugin_name: row.get(0)?, live: count(row, 1)?, deleted: count(row, 2)? })
             })?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
@@ -148,11 +133,7 @@ fn count(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
 pub(super) fn row_counts(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
     let mut counts = BTreeMap::new();
     for table in Shape::read(conn)?.tables.into_keys() {
-        let count = conn.query_row(
-            &format!("SELECT count(*) FROM {}", quoted(&table)),
-            [],
-            |row| count(row, 0),
-        )?;
+        let count = conn.query_row(&format!("SELECT count(*) FROM {}", quoted(&table)), [], |row| count(row, 0))?;
         counts.insert(table, count);
     }
     Ok(counts)
@@ -175,9 +156,8 @@ pub(super) fn fingerprint(conn: &Connection) -> rusqlite::Result<String> {
 fn digest(conn: &Connection) -> rusqlite::Result<String> {
     let mut hash = Sha256::new();
     let shape = Shape::read(conn)?;
-    let mut objects = conn.prepare(
-        "SELECT name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger') ORDER BY name",
-    )?;
+    let mut objects =
+        conn.prepare("SELECT name, sql FROM sqlite_schema WHERE type IN ('view', 'trigger') ORDER BY name")?;
     let mut rows = objects.query([])?;
     while let Some(row) = rows.next()? {
         feed(&mut hash, row.get_ref(0)?);
@@ -185,10 +165,7 @@ fn digest(conn: &Connection) -> rusqlite::Result<String> {
     }
     for (name, table) in &shape.tables {
         // The derived text has every field in a fixed order: maps and sets are sorted, indexes by name.
-        feed(
-            &mut hash,
-            ValueRef::Text(format!("{name} {table:?}").as_bytes()),
-        );
+        feed(&mut hash, ValueRef::Text(format!("{name} {table:?}").as_bytes()));
         let columns: Vec<String> = table.columns.keys().map(|c| quoted(c)).collect();
         let key = table.primary_key.iter().map(|c| quoted(c));
         let order: Vec<String> = key.chain(columns.iter().cloned()).collect();

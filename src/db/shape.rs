@@ -82,9 +82,8 @@ impl Shape {
         read_columns(conn, &mut shape)?;
         read_indexes(conn, &mut shape)?;
         read_foreign_keys(conn, &mut shape)?;
-        let mut others = conn.prepare(
-            "SELECT type || ' ' || name FROM sqlite_schema WHERE type IN ('view', 'trigger')",
-        )?;
+        let mut others =
+            conn.prepare("SELECT type || ' ' || name FROM sqlite_schema WHERE type IN ('view', 'trigger')")?;
         for other in others.query_map([], |row| row.get(0))? {
             shape.others.insert(other?);
         }
@@ -107,11 +106,7 @@ impl Shape {
                 None => differences.push(format!("table {name} is missing")),
             }
         }
-        for name in live
-            .tables
-            .keys()
-            .filter(|name| !self.tables.contains_key(*name))
-        {
+        for name in live.tables.keys().filter(|name| !self.tables.contains_key(*name)) {
             extras.push(format!("table {name}"));
         }
         extras.extend(live.others.iter().cloned());
@@ -120,13 +115,7 @@ impl Shape {
 }
 
 impl Table {
-    fn compare(
-        &self,
-        name: &str,
-        live: &Self,
-        differences: &mut Vec<String>,
-        extras: &mut Vec<String>,
-    ) {
+    fn compare(&self, name: &str, live: &Self, differences: &mut Vec<String>, extras: &mut Vec<String>) {
         let mut differ = |text: String| differences.push(format!("table {name}: {text}"));
         for (column, known) in &self.columns {
             let Some(found) = live.columns.get(column) else {
@@ -134,17 +123,10 @@ impl Table {
                 continue;
             };
             if found.declared != known.declared {
-                differ(format!(
-                    "column {column} is {} instead of {}",
-                    found.declared, known.declared
-                ));
+                differ(format!("column {column} is {} instead of {}", found.declared, known.declared));
             }
             if found.nullable != known.nullable {
-                let (is, be) = if found.nullable {
-                    ("allows", "forbid")
-                } else {
-                    ("forbids", "allow")
-                };
+                let (is, be) = if found.nullable { ("allows", "forbid") } else { ("forbids", "allow") };
                 differ(format!("column {column} {is} NULL, it should {be} it"));
             }
             if found.default != known.default {
@@ -156,11 +138,7 @@ impl Table {
                 ));
             }
         }
-        for column in live
-            .columns
-            .keys()
-            .filter(|c| !self.columns.contains_key(*c))
-        {
+        for column in live.columns.keys().filter(|c| !self.columns.contains_key(*c)) {
             differ(format!("column {column} does not belong there"));
         }
         if live.primary_key != self.primary_key {
@@ -174,10 +152,7 @@ impl Table {
             differ(format!("({}) is not unique", unique.join(", ")));
         }
         for unique in live.uniques().difference(&self.uniques()) {
-            differ(format!(
-                "({}) is unique, it should not be",
-                unique.join(", ")
-            ));
+            differ(format!("({}) is unique, it should not be", unique.join(", ")));
         }
         for columns in self.plain().difference(&live.plain()) {
             differ(format!("the index on ({}) is missing", columns.join(", ")));
@@ -189,43 +164,25 @@ impl Table {
             differ(format!("the foreign key {key} does not belong there"));
         }
         let plain = self.plain();
-        for index in live
-            .indexes
-            .iter()
-            .filter(|i| i.partial || !i.unique && !plain.contains(&i.columns))
-        {
+        for index in live.indexes.iter().filter(|i| i.partial || !i.unique && !plain.contains(&i.columns)) {
             extras.push(format!("index {} on {name}", index.name));
         }
     }
 
     /// The column lists that are unique.
     fn uniques(&self) -> BTreeSet<Vec<String>> {
-        self.indexes
-            .iter()
-            .filter(|i| i.unique && !i.partial)
-            .map(|i| i.columns.clone())
-            .collect()
+        self.indexes.iter().filter(|i| i.unique && !i.partial).map(|i| i.columns.clone()).collect()
     }
 
     /// The column lists with a plain index.
     fn plain(&self) -> BTreeSet<Vec<String>> {
-        self.indexes
-            .iter()
-            .filter(|i| !i.unique && !i.partial)
-            .map(|i| i.columns.clone())
-            .collect()
+        self.indexes.iter().filter(|i| !i.unique && !i.partial).map(|i| i.columns.clone()).collect()
     }
 }
 
 impl std::fmt::Display for ForeignKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "({}) -> {}({})",
-            self.columns.join(", "),
-            self.table,
-            self.references.join(", ")
-        )
+        write!(f, "({}) -> {}({})", self.columns.join(", "), self.table, self.references.join(", "))
     }
 }
 
@@ -245,11 +202,7 @@ fn read_columns(conn: &Connection, shape: &mut Shape) -> rusqlite::Result<()> {
         if key > 0 {
             table.primary_key.push(name.clone());
         }
-        let column = Column {
-            declared: row.get(2)?,
-            nullable: !not_null,
-            default: row.get(4)?,
-        };
+        let column = Column { declared: row.get(2)?, nullable: !not_null, default: row.get(4)? };
         table.columns.insert(name, column);
     }
     Ok(())
@@ -269,12 +222,9 @@ fn read_indexes(conn: &Connection, shape: &mut Shape) -> rusqlite::Result<()> {
         let column = column.unwrap_or_else(|| "(expression)".to_owned());
         match table.indexes.last_mut().filter(|i| i.name == name) {
             Some(index) => index.columns.push(column),
-            None => table.indexes.push(Index {
-                name,
-                columns: vec![column],
-                unique: row.get(2)?,
-                partial: row.get(3)?,
-            }),
+            None => {
+                table.indexes.push(Index { name, columns: vec![column], unique: row.get(2)?, partial: row.get(3)? })
+            }
         }
     }
     Ok(())
@@ -291,16 +241,8 @@ fn read_foreign_keys(conn: &Connection, shape: &mut Shape) -> rusqlite::Result<(
     while let Some(row) = rows.next()? {
         let (table, id, column): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(3)?);
         let target: Option<String> = row.get(4)?;
-        if current
-            .as_ref()
-            .is_none_or(|(t, i, _)| *t != table || *i != id)
-        {
-            let key = ForeignKey {
-                columns: vec![],
-                table: row.get(2)?,
-                references: vec![],
-                actions: row.get(5)?,
-            };
+        if current.as_ref().is_none_or(|(t, i, _)| *t != table || *i != id) {
+            let key = ForeignKey { columns: vec![], table: row.get(2)?, references: vec![], actions: row.get(5)? };
             found.extend(current.replace((table, id, key)));
         }
         if let Some((_, _, key)) = &mut current {
@@ -312,18 +254,9 @@ fn read_foreign_keys(conn: &Connection, shape: &mut Shape) -> rusqlite::Result<(
     for (table, _, mut key) in found {
         if key.references.is_empty() {
             // REFERENCES without columns means the primary key.
-            key.references = shape
-                .tables
-                .get(&key.table)
-                .map(|t| t.primary_key.clone())
-                .unwrap_or_default();
+            key.references = shape.tables.get(&key.table).map(|t| t.primary_key.clone()).unwrap_or_default();
         }
-        shape
-            .tables
-            .entry(table)
-            .or_default()
-            .foreign_keys
-            .insert(key);
+        shape.tables.entry(table).or_default().foreign_keys.insert(key);
     }
     Ok(())
 }

@@ -8,10 +8,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::{
-    Access, Error, Ledger, Proof, Result, Shape, Verification, error, known, position,
-    shape::LEDGER,
-};
+use super::{Access, Error, Ledger, Proof, Result, Shape, Verification, error, known, position, shape::LEDGER};
 
 /// How alembic creates its table today. An older one, without the key, is kept as found.
 const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (
@@ -31,14 +28,10 @@ impl Sqlite {
         match fs::metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => {
-                return Err(Error::NotADatabase {
-                    path: path.to_owned(),
-                });
+                return Err(Error::NotADatabase { path: path.to_owned() });
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::Missing {
-                    path: path.to_owned(),
-                });
+                return Err(Error::Missing { path: path.to_owned() });
             }
             Err(e) => return Err(error::io(path, "cannot be looked at", e)),
         }
@@ -50,30 +43,18 @@ impl Sqlite {
         let fail = |e| error::sqlite(path, "cannot be opened", e);
         if access == Access::ReadWrite && conn.is_readonly(rusqlite::MAIN_DB).map_err(fail)? {
             // SQLite silently falls back to reading where it may not write.
-            return Err(Error::ReadOnly {
-                path: path.to_owned(),
-            });
+            return Err(Error::ReadOnly { path: path.to_owned() });
         }
         // The first look at the file: here it shows itself locked, damaged, or something else.
-        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-            .map_err(fail)?;
-        Ok(Self {
-            path: path.to_owned(),
-            conn,
-        })
+        conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(fail)?;
+        Ok(Self { path: path.to_owned(), conn })
     }
 
     pub(super) fn create(path: &Path, revision: &str) -> Result<Self> {
         position(revision)?;
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path);
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         made.map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::Exists {
-                path: path.to_owned(),
-            },
+            std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_owned() },
             _ => error::io(path, "cannot be created", e),
         })?;
         let mut new = Self::open(path, Access::ReadWrite, Duration::ZERO)?;
@@ -92,12 +73,8 @@ impl Sqlite {
             return Ok(Ledger::NoTable);
         }
         let ids = || {
-            let mut query = self
-                .conn
-                .prepare("SELECT version_num FROM alembic_version ORDER BY 1")?;
-            query
-                .query_map([], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<String>>>()
+            let mut query = self.conn.prepare("SELECT version_num FROM alembic_version ORDER BY 1")?;
+            query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
         let ids = ids().map_err(self.fail("cannot read alembic_version"))?;
         match ids.as_slice() {
@@ -118,9 +95,7 @@ impl Sqlite {
 
     pub(super) fn stamp(&mut self, revision: &str, proof: Proof) -> Result<()> {
         self.begin()?;
-        let result = self
-            .stamp_inside(revision, proof)
-            .and_then(|()| self.commit());
+        let result = self.stamp_inside(revision, proof).and_then(|()| self.commit());
         if result.is_err() {
             self.rollback();
         }
@@ -130,10 +105,7 @@ impl Sqlite {
     fn stamp_inside(&self, revision: &str, proof: Proof) -> Result<()> {
         let verification = self.verify(revision)?;
         if proof == Proof::Verified && verification.matches.is_none() {
-            return Err(Error::UnknownShape {
-                revision: revision.to_owned(),
-                differences: verification.differences,
-            });
+            return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
         }
         write_ledger(&self.conn, revision).map_err(self.fail("cannot write alembic_version"))?;
         Ok(())
@@ -141,17 +113,12 @@ impl Sqlite {
 
     /// Starts a transaction that holds the write lock from the first moment.
     pub(super) fn begin(&self) -> Result<()> {
-        self.conn
-            .execute_batch("BEGIN IMMEDIATE")
-            .map_err(self.fail("cannot start a transaction"))
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.fail("cannot start a transaction"))
     }
 
     /// Commits; if that fails nothing was changed.
     pub(super) fn commit(&self) -> Result<()> {
-        let done = self
-            .conn
-            .execute_batch("COMMIT")
-            .map_err(self.fail("cannot commit"));
+        let done = self.conn.execute_batch("COMMIT").map_err(self.fail("cannot commit"));
         if done.is_err() {
             self.rollback();
         }
@@ -175,24 +142,14 @@ impl Sqlite {
 pub(super) fn connect(path: &Path, flags: OpenFlags, busy_timeout: Duration) -> Result<Connection> {
     let fail = |e| error::sqlite(path, "cannot be opened", e);
     // A relative name could be read as a URI.
-    let name = if path.is_relative() && !path.as_os_str().is_empty() {
-        Path::new(".").join(path)
-    } else {
-        path.to_owned()
-    };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place where a file is opened"
-    )]
-    let conn =
-        Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(fail)?;
+    let name =
+        if path.is_relative() && !path.as_os_str().is_empty() { Path::new(".").join(path) } else { path.to_owned() };
+    #[expect(clippy::disallowed_methods, reason = "the one place where a file is opened")]
+    let conn = Connection::open_with_flags(name, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(fail)?;
     conn.busy_timeout(busy_timeout).map_err(fail)?;
-    conn.pragma_update(None, "foreign_keys", false)
-        .map_err(fail)?;
-    conn.pragma_update(None, "legacy_alter_table", false)
-        .map_err(fail)?;
-    conn.pragma_update(None, "synchronous", "EXTRA")
-        .map_err(fail)?;
+    conn.pragma_update(None, "foreign_keys", false).map_err(fail)?;
+    conn.pragma_update(None, "legacy_alter_table", false).map_err(fail)?;
+    conn.pragma_update(None, "synchronous", "EXTRA").map_err(fail)?;
     Ok(conn)
 }
 
@@ -203,15 +160,10 @@ pub(super) fn write_ledger(conn: &Connection, revision: &str) -> rusqlite::Resul
         statements.push(CREATE_LEDGER.to_owned());
         conn.execute_batch(CREATE_LEDGER)?;
     }
-    let old: Option<String> = conn
-        .query_row("SELECT version_num FROM alembic_version", [], |row| {
-            row.get(0)
-        })
-        .optional()?;
+    let old: Option<String> =
+        conn.query_row("SELECT version_num FROM alembic_version", [], |row| row.get(0)).optional()?;
     let write = match old {
-        Some(old) => format!(
-            "UPDATE alembic_version SET version_num = '{revision}' WHERE version_num = '{old}'"
-        ),
+        Some(old) => format!("UPDATE alembic_version SET version_num = '{revision}' WHERE version_num = '{old}'"),
         None => format!("INSERT INTO alembic_version (version_num) VALUES ('{revision}')"),
     };
     conn.execute_batch(&write)?;
@@ -221,10 +173,7 @@ pub(super) fn write_ledger(conn: &Connection, revision: &str) -> rusqlite::Resul
 
 pub(super) fn has_table(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
-    Ok(conn
-        .query_row(query, [table], |_| Ok(()))
-        .optional()?
-        .is_some())
+    Ok(conn.query_row(query, [table], |_| Ok(())).optional()?.is_some())
 }
 
 /// A name as SQL writes it.

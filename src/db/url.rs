@@ -51,33 +51,16 @@ pub struct Url {
 /// about how the data is to be read. Asynchronous drivers never worked with Barbican.
 const DRIVERS: [(&str, Dialect, &[&str]); 5] = [
     ("sqlite", Dialect::Sqlite, &["pysqlite"]),
-    (
-        "postgresql",
-        Dialect::Postgresql,
-        &["psycopg2", "psycopg", "psycopg2cffi", "pg8000"],
-    ),
+    ("postgresql", Dialect::Postgresql, &["psycopg2", "psycopg", "psycopg2cffi", "pg8000"]),
     ("postgres", Dialect::Postgresql, &["psycopg2"]),
-    (
-        "mysql",
-        Dialect::Mysql,
-        &["pymysql", "mysqldb", "mysqlconnector", "cymysql"],
-    ),
-    (
-        "mariadb",
-        Dialect::Mysql,
-        &["pymysql", "mysqldb", "mysqlconnector", "mariadbconnector"],
-    ),
+    ("mysql", Dialect::Mysql, &["pymysql", "mysqldb", "mysqlconnector", "cymysql"]),
+    ("mariadb", Dialect::Mysql, &["pymysql", "mysqldb", "mysqlconnector", "mariadbconnector"]),
 ];
 
 /// Parameters whose meaning is known. An unknown one could point somewhere else, so it is refused.
 fn known_params(dialect: Dialect) -> &'static [&'static str] {
     match dialect {
-        Dialect::Sqlite => &[
-            "timeout",
-            "check_same_thread",
-            "isolation_level",
-            "cached_statements",
-        ],
+        Dialect::Sqlite => &["timeout", "check_same_thread", "isolation_level", "cached_statements"],
         Dialect::Postgresql => &[
             "application_name",
             "client_encoding",
@@ -131,15 +114,13 @@ impl Url {
         if text.is_empty() {
             return Err(refused("it is empty"));
         }
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| refused("it does not begin with dialect://, for example sqlite:////var/lib/barbican/barbican.sqlite"))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+            refused("it does not begin with dialect://, for example sqlite:////var/lib/barbican/barbican.sqlite")
+        })?;
         let dialect = dialect_of(scheme)?;
         let (rest, query) = rest.split_once('?').map_or((rest, ""), |(a, b)| (a, b));
         let params = parse_params(dialect, query)?;
-        let (authority, database) = rest
-            .split_once('/')
-            .map_or((rest, None), |(a, b)| (a, Some(b)));
+        let (authority, database) = rest.split_once('/').map_or((rest, None), |(a, b)| (a, Some(b)));
         let mut url = Self {
             scheme: scheme.to_owned(),
             dialect,
@@ -159,37 +140,25 @@ impl Url {
 
     fn check_file(&self, authority: &str) -> Result<(), Error> {
         if !authority.is_empty() {
-            return Err(refused(
-                "a sqlite URL has no host: write sqlite:///relative/path or sqlite:////absolute/path",
-            ));
+            return Err(refused("a sqlite URL has no host: write sqlite:///relative/path or sqlite:////absolute/path"));
         }
         if self.database.is_empty() || self.database == ":memory:" {
-            return Err(refused(
-                "it is an in-memory SQLite database: there is nothing to upgrade",
-            ));
+            return Err(refused("it is an in-memory SQLite database: there is nothing to upgrade"));
         }
         if self.database.starts_with("file:") {
-            return Err(refused(
-                "SQLite file: URIs are not supported: write the path itself",
-            ));
+            return Err(refused("SQLite file: URIs are not supported: write the path itself"));
         }
         Ok(())
     }
 
     fn parse_authority(&mut self, authority: &str) -> Result<(), Error> {
-        let (credentials, place) = authority
-            .split_once('@')
-            .map_or((None, authority), |(a, b)| (Some(a), b));
+        let (credentials, place) = authority.split_once('@').map_or((None, authority), |(a, b)| (Some(a), b));
         if place.contains('@') {
             // SQLAlchemy before 1.4 took the last @ as the border, later ones the first.
-            return Err(refused(
-                "there are two @ before the path: write %40 for the one in the password",
-            ));
+            return Err(refused("there are two @ before the path: write %40 for the one in the password"));
         }
         if let Some(credentials) = credentials {
-            let (user, password) = credentials
-                .split_once(':')
-                .map_or((credentials, None), |(a, b)| (a, Some(b)));
+            let (user, password) = credentials.split_once(':').map_or((credentials, None), |(a, b)| (a, Some(b)));
             self.user = Some(decode(user, "the user name")?);
             self.password = match password {
                 Some(p) => Some(SecretString::from(decode(p, "the password")?)),
@@ -198,27 +167,18 @@ impl Url {
         }
         let (host, port) = match place.strip_prefix('[') {
             Some(v6) => {
-                let (host, after) = v6
-                    .split_once(']')
-                    .ok_or_else(|| refused("the [ of the host has no ]"))?;
+                let (host, after) = v6.split_once(']').ok_or_else(|| refused("the [ of the host has no ]"))?;
                 (host, after.strip_prefix(':'))
             }
-            None => place
-                .split_once(':')
-                .map_or((place, None), |(a, b)| (a, Some(b))),
+            None => place.split_once(':').map_or((place, None), |(a, b)| (a, Some(b))),
         };
         if host.contains(',') || port.is_some_and(|p| p.contains(',')) {
-            return Err(refused(
-                "several hosts in one URL are not supported: name the one that is written to",
-            ));
+            return Err(refused("several hosts in one URL are not supported: name the one that is written to"));
         }
         self.host = (!host.is_empty()).then(|| host.to_owned());
         self.port = match port {
             None | Some("") => None,
-            Some(p) => Some(
-                p.parse()
-                    .map_err(|_| refused("the port is not a number below 65536"))?,
-            ),
+            Some(p) => Some(p.parse().map_err(|_| refused("the port is not a number below 65536"))?),
         };
         if self.database.is_empty() {
             return Err(refused("it names no database"));
@@ -313,31 +273,18 @@ fn refused(why: &str) -> Error {
 }
 
 fn dialect_of(scheme: &str) -> Result<Dialect, Error> {
-    let (name, driver) = scheme
-        .split_once('+')
-        .map_or((scheme, None), |(a, b)| (a, Some(b)));
+    let (name, driver) = scheme.split_once('+').map_or((scheme, None), |(a, b)| (a, Some(b)));
     let Some((_, dialect, drivers)) = DRIVERS.iter().find(|(n, _, _)| *n == name) else {
         // What stands before :// may be anything, also a password in a mistyped URL.
-        let shown = if name.chars().all(|c| c.is_ascii_lowercase()) {
-            name
-        } else {
-            "what is written there"
-        };
+        let shown = if name.chars().all(|c| c.is_ascii_lowercase()) { name } else { "what is written there" };
         return Err(refused(&format!(
             "{shown} is not a database Barbican runs on (sqlite, postgresql, mysql, mariadb)"
         )));
     };
     match driver {
         Some(d) if !drivers.contains(&d) => {
-            let shown = if d.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                d
-            } else {
-                "?"
-            };
-            Err(refused(&format!(
-                "driver {shown} is not supported for {name} (known: {})",
-                drivers.join(", ")
-            )))
+            let shown = if d.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') { d } else { "?" };
+            Err(refused(&format!("driver {shown} is not supported for {name} (known: {})", drivers.join(", "))))
         }
         _ => Ok(*dialect),
     }
@@ -354,24 +301,15 @@ fn parse_params(dialect: Dialect, query: &str) -> Result<Vec<(String, String)>, 
                 && !query.contains('@')
                 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
             let shown = if plain { name } else { "after ?" };
-            return Err(refused(&format!(
-                "parameter {shown} is not supported for {dialect}"
-            )));
+            return Err(refused(&format!("parameter {shown} is not supported for {dialect}")));
         }
-        params.push((
-            name.to_owned(),
-            decode(value, &format!("parameter {name}"))?,
-        ));
+        params.push((name.to_owned(), decode(value, &format!("parameter {name}"))?));
     }
     Ok(params)
 }
 
 fn decode(text: &str, what: &str) -> Result<String, Error> {
-    let bad = || {
-        refused(&format!(
-            "{what} has a % that is no escape: write %25 for it"
-        ))
-    };
+    let bad = || refused(&format!("{what} has a % that is no escape: write %25 for it"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -406,41 +344,24 @@ mod tests {
     #[test]
     fn sqlite_paths() {
         let path = |text: &str| parse(text).unwrap().sqlite_path().unwrap();
-        assert_eq!(
-            path("sqlite:////var/lib/barbican/b.sqlite"),
-            PathBuf::from("/var/lib/barbican/b.sqlite")
-        );
+        assert_eq!(path("sqlite:////var/lib/barbican/b.sqlite"), PathBuf::from("/var/lib/barbican/b.sqlite"));
         assert_eq!(path("sqlite:///b.sqlite"), PathBuf::from("b.sqlite"));
-        assert_eq!(
-            path("sqlite+pysqlite:///b%20c.sqlite?timeout=20"),
-            PathBuf::from("b%20c.sqlite")
-        );
+        assert_eq!(path("sqlite+pysqlite:///b%20c.sqlite?timeout=20"), PathBuf::from("b%20c.sqlite"));
     }
 
     #[test]
     fn servers() {
-        let url =
-            parse("mysql+pymysql://barbican:p%40ss%2Fw@db.example:3307/barbican?charset=utf8")
-                .unwrap();
+        let url = parse("mysql+pymysql://barbican:p%40ss%2Fw@db.example:3307/barbican?charset=utf8").unwrap();
         assert_eq!(url.dialect(), Dialect::Mysql);
         assert_eq!(url.user(), Some("barbican"));
         assert_eq!(url.password().unwrap().expose_secret(), "p@ss/w");
-        assert_eq!(
-            (url.host(), url.port(), url.database()),
-            (Some("db.example"), Some(3307), "barbican")
-        );
+        assert_eq!((url.host(), url.port(), url.database()), (Some("db.example"), Some(3307), "barbican"));
         assert_eq!(url.params(), [("charset".to_owned(), "utf8".to_owned())]);
-        assert_eq!(
-            url.to_string(),
-            "mysql+pymysql://barbican:***@db.example:3307/barbican?charset=utf8"
-        );
+        assert_eq!(url.to_string(), "mysql+pymysql://barbican:***@db.example:3307/barbican?charset=utf8");
         assert!(!format!("{url:?}").contains("ss"));
 
         let url = parse("postgres://b@[::1]/barbican").unwrap();
-        assert_eq!(
-            (url.dialect(), url.host(), url.password().is_none()),
-            (Dialect::Postgresql, Some("::1"), true)
-        );
+        assert_eq!((url.dialect(), url.host(), url.password().is_none()), (Dialect::Postgresql, Some("::1"), true));
         assert_eq!(url.to_string(), "postgres://b@[::1]/barbican");
     }
 

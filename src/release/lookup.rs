@@ -55,9 +55,7 @@ pub enum LookupError {
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion
-        .map(|name| format!("; did you mean `{name}`?"))
-        .unwrap_or_default()
+    suggestion.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
 }
 
 /// Up to Kilo a version began with the year; a number from here on is one of those.
@@ -79,10 +77,7 @@ impl Catalogue {
         let given = given.trim();
         let found = self.releases().iter().find(|release| {
             names(release).any(|name| name.eq_ignore_ascii_case(given))
-                || release
-                    .tags
-                    .iter()
-                    .any(|tag| tag.eq_ignore_ascii_case(given))
+                || release.tags.iter().any(|tag| tag.eq_ignore_ascii_case(given))
         });
         if let Some(release) = found {
             return Ok(release);
@@ -98,19 +93,11 @@ impl Catalogue {
             .releases()
             .iter()
             .flat_map(names)
-            .map(|name| {
-                (
-                    distance(&name.to_ascii_lowercase(), &given.to_ascii_lowercase()),
-                    name,
-                )
-            })
+            .map(|name| (distance(&name.to_ascii_lowercase(), &given.to_ascii_lowercase()), name))
             .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, name)| name.to_owned());
-        Err(LookupError::UnknownName {
-            given: given.to_owned(),
-            suggestion,
-        })
+        Err(LookupError::UnknownName { given: given.to_owned(), suggestion })
     }
 
     /// The release of a package version, be it upstream's, Debian's, Ubuntu's or an rpm's.
@@ -121,19 +108,12 @@ impl Catalogue {
     pub fn by_version(&self, given: &str) -> Result<Found<'_>, LookupError> {
         let unknown = || LookupError::UnknownVersion(given.to_owned());
         let version = Version::parse(given).ok_or_else(unknown)?;
-        let found = self.releases().iter().find(|r| {
-            r.version_prefix()
-                .is_some_and(|prefix| version.has_prefix(&prefix))
-        });
+        let found =
+            self.releases().iter().find(|r| r.version_prefix().is_some_and(|prefix| version.has_prefix(&prefix)));
         if let Some(release) = found {
             let head = release.head_for_version(&version).ok_or_else(unknown)?;
             let pre_release = version.is_pre_release();
-            return Ok(Found {
-                release,
-                version,
-                head,
-                pre_release,
-            });
+            return Ok(Found { release, version, head, pre_release });
         }
         let (first, last) = match self.releases() {
             [first, .., last] => (first, last),
@@ -145,15 +125,9 @@ impl Catalogue {
         let oldest = first.version_prefix().unwrap_or_default();
         let given = given.to_owned();
         if major > newest && major < FIRST_YEAR {
-            Err(LookupError::TooNew {
-                given,
-                last: last.name.clone(),
-            })
+            Err(LookupError::TooNew { given, last: last.name.clone() })
         } else if major >= FIRST_YEAR && version.parts() < oldest.as_slice() {
-            Err(LookupError::TooOld {
-                given,
-                first: first.name.clone(),
-            })
+            Err(LookupError::TooOld { given, first: first.name.clone() })
         } else {
             Err(unknown())
         }
@@ -171,24 +145,17 @@ impl Catalogue {
     /// The releases some version of which has `revision` as its head: those that a database at
     /// this revision can belong to. Empty for a revision in mid-hop and for an unknown one.
     pub fn releases_with_head(&self, revision: &str) -> Vec<&Release> {
-        self.releases()
-            .iter()
-            .filter(|release| release.heads.iter().any(|head| head.revision == revision))
-            .collect()
+        self.releases().iter().filter(|release| release.heads.iter().any(|head| head.revision == revision)).collect()
     }
 
     /// The release that brought `revision`; `None` where no release did.
     pub fn release_of_revision(&self, revision: &str) -> Option<&Release> {
-        self.releases()
-            .iter()
-            .find(|release| release.revisions.iter().any(|r| r == revision))
+        self.releases().iter().find(|release| release.revisions.iter().any(|r| r == revision))
     }
 
     /// Every schema revision, oldest first, with the release that brought it.
     pub fn chain(&self) -> impl Iterator<Item = (&Release, &str)> {
-        self.releases()
-            .iter()
-            .flat_map(|release| release.revisions.iter().map(move |r| (release, r.as_str())))
+        self.releases().iter().flat_map(|release| release.revisions.iter().map(move |r| (release, r.as_str())))
     }
 }
 
@@ -197,12 +164,7 @@ fn names(release: &Release) -> impl Iterator<Item = &str> {
         .into_iter()
         .map(String::as_str)
         // "2014.2" is a series; "15" alone is too little to be sure of
-        .chain(
-            release
-                .version
-                .contains('.')
-                .then_some(release.version.as_str()),
-        )
+        .chain(release.version.contains('.').then_some(release.version.as_str()))
 }
 
 /// The number of letters to insert, remove or replace to come from one word to the other.
@@ -213,9 +175,7 @@ fn distance(a: &str, b: &str) -> usize {
         let mut left = i + 1;
         let mut next = vec![left];
         for (y, above) in b.bytes().zip(row.iter().skip(1).copied()) {
-            left = (diagonal + usize::from(x != y))
-                .min(above + 1)
-                .min(left + 1);
+            left = (diagonal + usize::from(x != y)).min(above + 1).min(left + 1);
             diagonal = above;
             next.push(left);
         }

@@ -78,18 +78,13 @@ impl Release {
         self.heads
             .iter()
             .rev()
-            .find(|head| {
-                Version::parse(&head.since).is_some_and(|since| since.cmp_numbers(version).is_le())
-            })
+            .find(|head| Version::parse(&head.since).is_some_and(|since| since.cmp_numbers(version).is_le()))
             .or_else(|| self.heads.first())
     }
 
     /// The numbers of `version`.
     pub(super) fn version_prefix(&self) -> Option<Vec<u32>> {
-        self.version
-            .split('.')
-            .map(|part| part.parse().ok())
-            .collect()
+        self.version.split('.').map(|part| part.parse().ok()).collect()
     }
 }
 

@@ -19,10 +19,7 @@ pub struct OptionName {
 impl OptionName {
     /// The option `name` of `group`.
     pub fn new(group: impl Into<String>, name: impl Into<String>) -> OptionName {
-        OptionName {
-            group: group.into(),
-            name: name.into(),
-        }
+        OptionName { group: group.into(), name: name.into() }
     }
 }
 
@@ -30,9 +27,7 @@ impl TryFrom<String> for OptionName {
     type Error = String;
 
     fn try_from(text: String) -> Result<OptionName, String> {
-        let word = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        };
+        let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         match text.split_once('/') {
             Some((group, name)) if word(group) && word(name) => Ok(OptionName::new(group, name)),
             _ => Err(format!("`{text}` is not group/name")),

@@ -49,9 +49,9 @@ impl PathError {
     pub fn hints(&self) -> Vec<String> {
         match self {
             PathError::Skip { hint, .. } => hint.clone(),
-            PathError::Downgrade { .. } => vec![
-                "a finished upgrade is undone from its own backup: keymgr-upgrade rollback".into(),
-            ],
+            PathError::Downgrade { .. } => {
+                vec!["a finished upgrade is undone from its own backup: keymgr-upgrade rollback".into()]
+            }
             PathError::Same(_) => Vec::new(),
         }
     }
@@ -64,12 +64,7 @@ impl Catalogue {
     /// # Errors
     ///
     /// [`PathError`] where `mode` does not allow the hop.
-    pub fn path(
-        &self,
-        from: &Release,
-        to: &Release,
-        mode: Mode,
-    ) -> Result<Vec<&Release>, PathError> {
+    pub fn path(&self, from: &Release, to: &Release, mode: Mode) -> Result<Vec<&Release>, PathError> {
         if from.order == to.order {
             return Err(PathError::Same(to.name.clone()));
         }
@@ -77,11 +72,7 @@ impl Catalogue {
             let (from, to) = (from.name.clone(), to.name.clone());
             return Err(PathError::Downgrade { from, to });
         }
-        let way: Vec<&Release> = self
-            .releases()
-            .iter()
-            .filter(|r| from.is_before(r) && !to.is_before(r))
-            .collect();
+        let way: Vec<&Release> = self.releases().iter().filter(|r| from.is_before(r) && !to.is_before(r)).collect();
         let one_step = way.len() == 1;
         let slurp = from.slurp && to.slurp_predecessor.as_ref() == Some(&from.id);
         match mode {
@@ -97,18 +88,12 @@ fn skip(from: &Release, to: &Release, way: &[&Release], slurp: bool) -> PathErro
     let missing: Vec<&Release> = way.iter().copied().filter(|r| r.is_before(to)).collect();
     let mut hint = Vec::new();
     if let Some(next) = missing.first() {
-        hint.push(format!(
-            "go to {next} first: keymgr-upgrade upgrade --to {}",
-            next.id
-        ));
+        hint.push(format!("go to {next} first: keymgr-upgrade upgrade --to {}", next.id));
     }
     if slurp {
         hint.push("or allow SLURP to SLURP: path = slurp in keymgr-upgrade.conf".into());
     }
-    hint.push(format!(
-        "or allow it once: keymgr-upgrade approve --to {} --fast-forward",
-        to.id
-    ));
+    hint.push(format!("or allow it once: keymgr-upgrade approve --to {} --fast-forward", to.id));
     PathError::Skip {
         from: from.name.clone(),
         to: to.name.clone(),

@@ -25,9 +25,7 @@ impl Version {
             Some((upstream, revision)) => (upstream, Some(revision)),
             None => (text, None),
         };
-        let numbers = upstream
-            .find(|c: char| !(c.is_ascii_digit() || c == '.'))
-            .unwrap_or(upstream.len());
+        let numbers = upstream.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(upstream.len());
         let (numbers, rest) = upstream.split_at_checked(numbers)?;
         // "16.0.0.0rc1": the last number belongs to the release candidate, it is no fourth part.
         let parts = numbers
@@ -61,14 +59,7 @@ impl Version {
     /// Compares the numbers alone, missing ones as zero.
     pub(super) fn cmp_numbers(&self, other: &Version) -> Ordering {
         let length = self.parts.len().max(other.parts.len());
-        let padded = |v: &Version| {
-            v.parts
-                .iter()
-                .copied()
-                .chain(std::iter::repeat(0))
-                .take(length)
-                .collect::<Vec<_>>()
-        };
+        let padded = |v: &Version| v.parts.iter().copied().chain(std::iter::repeat(0)).take(length).collect::<Vec<_>>();
         padded(self).cmp(&padded(other))
     }
 }
@@ -84,9 +75,7 @@ impl fmt::Display for Version {
 fn strip_epoch(text: &str) -> Option<&str> {
     match text.split_once([':', '!']) {
         None => Some(text),
-        Some((epoch, rest)) if !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(rest)
-        }
+        Some((epoch, rest)) if !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit()) => Some(rest),
         Some(_) => None,
     }
 }
@@ -104,10 +93,7 @@ fn suffix_is_early(rest: &str) -> Option<bool> {
         return Some(false);
     }
     let rest = rest.trim_start_matches('.').to_ascii_lowercase();
-    let word: &str = rest
-        .split(|c: char| !c.is_ascii_alphabetic())
-        .next()
-        .unwrap_or_default();
+    let word: &str = rest.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     match word {
         "rc" | "c" | "b" | "beta" | "a" | "alpha" | "dev" | "pre" => Some(true),
         // "5.0.0.post1", "12.0.0.post1.dev3": a development version after the release
@@ -132,10 +118,9 @@ fn revision_is_early(revision: &str) -> bool {
 
 /// `rc1`, `b2`, `a3`, `dev4`.
 fn is_mark(text: &str) -> bool {
-    ["rc", "b", "a", "dev"].iter().any(|mark| {
-        text.strip_prefix(mark)
-            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-    })
+    ["rc", "b", "a", "dev"]
+        .iter()
+        .any(|mark| text.strip_prefix(mark).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())))
 }
 
 /// A version of Python, to the minor number.
@@ -153,9 +138,7 @@ impl TryFrom<String> for PythonVersion {
 
     fn try_from(text: String) -> Result<PythonVersion, String> {
         text.split_once('.')
-            .and_then(|(major, minor)| {
-                Some(PythonVersion(major.parse().ok()?, minor.parse().ok()?))
-            })
+            .and_then(|(major, minor)| Some(PythonVersion(major.parse().ok()?, minor.parse().ok()?)))
             .ok_or_else(|| format!("`{text}` is not a Python version like 3.11"))
     }
 }

@@ -19,16 +19,9 @@ fn every_folder_is_one_release() {
             folders.insert(entry.file_name().into_string().expect("UTF-8"));
         }
     }
-    let ids: BTreeSet<String> = catalogue()
-        .releases()
-        .iter()
-        .map(|r| r.id.clone())
-        .collect();
+    let ids: BTreeSet<String> = catalogue().releases().iter().map(|r| r.id.clone()).collect();
     assert_eq!(folders, ids);
     assert_eq!(ids.len(), 25);
-    let embedded = FILES
-        .iter()
-        .filter(|(path, _)| path.ends_with("/release.toml"))
-        .count();
+    let embedded = FILES.iter().filter(|(path, _)| path.ends_with("/release.toml")).count();
     assert_eq!(embedded, 25);
 }

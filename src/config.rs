@@ -1,0 +1,228 @@
+//! Barbican's configuration as its process reads it (oslo.config): the main file, its `.conf.d`, the environment. Secrets stay wrapped.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::files::{Attributes, Root, digest};
+use crate::ini::{Dialect, Document};
+
+/// One configuration file.
+#[derive(Debug)]
+pub struct File {
+    /// Its path inside the root.
+    pub path: PathBuf,
+    /// Its text.
+    pub document: Document,
+    /// Digest of its bytes.
+    pub digest: String,
+    /// Owner and mode.
+    pub attributes: Attributes,
+}
+
+/// The files that together are the configuration; a later one overrides an earlier one.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// The main file first, then those of its `.conf.d`, by name.
+    pub files: Vec<File>,
+    /// `barbican-api.conf`, which code up to Kilo read after the main file (its program's name was barbican-api).
+    pub legacy: Option<File>,
+    /// Whether the running code reads it.
+    pub reads_legacy: bool,
+    /// The service's environment, where `OS_GROUP__OPTION` overrides every file.
+    pub environment: Vec<(String, SecretString)>,
+}
+
+/// Reads and parses one file; `None` if there is none.
+///
+/// # Errors
+/// If it cannot be read or parsed: with file and line.
+pub fn read(root: &Root, path: &Path) -> Result<Option<File>> {
+    let Some(contents) = root.read(path)? else { return Ok(None) };
+    let document = Document::parse(&contents.bytes, &path.to_string_lossy())?;
+    Ok(Some(File { path: path.to_owned(), document, digest: digest(&contents.bytes), attributes: contents.attributes }))
+}
+
+impl Config {
+    /// Reads the configuration whose main file is `main`.
+    ///
+    /// # Errors
+    /// If the main file is missing, or any of the files cannot be read the way oslo.config reads it.
+    pub fn load(root: &Root, main: &Path) -> Result<Self> {
+        let mut files = Vec::new();
+        let first = read(root, main)?.with_context(|| format!("{} is missing", root.shown(main).display()))?;
+        files.push(first);
+        let directory = PathBuf::from(format!("{}.d", main.display()));
+        for name in root.list(&directory)?.iter().filter(|n| n.ends_with(".conf")) {
+            files.extend(read(root, &directory.join(name))?);
+        }
+        let legacy = read(root, &main.with_file_name("barbican-api.conf"))?;
+        for file in files.iter().chain(&legacy) {
+            file.document.accepts(Dialect::Oslo)?;
+        }
+        Ok(Self { files, legacy, ..Self::default() })
+    }
+
+    fn read_files(&self) -> impl DoubleEndedIterator<Item = &File> {
+        self.files.iter().chain(self.legacy.iter().filter(|_| self.reads_legacy))
+    }
+
+    /// The value that counts of an option, under exactly this name.
+    ///
+    /// # Errors
+    /// If the value cannot be read (not UTF-8).
+    pub fn secret(&self, group: &str, name: &str) -> Result<Option<SecretString>> {
+        let wanted = format!("OS_{group}__{name}").to_uppercase();
+        if let Some((_, value)) = self.environment.iter().find(|(key, _)| *key == wanted) {
+            return Ok(Some(value.clone()));
+        }
+        for file in self.read_files().rev() {
+            if let Some(value) = file.document.get(Dialect::Oslo, group, name)? {
+                return Ok(Some(value.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All values of a multi-valued option, over all files in order.
+    ///
+    /// # Errors
+    /// As [`Config::secret`].
+    pub fn secrets(&self, group: &str, name: &str) -> Result<Vec<SecretString>> {
+        let mut all = Vec::new();
+        for file in self.read_files() {
+            all.extend(file.document.get_all(Dialect::Oslo, group, name)?.into_iter().map(SecretString::from));
+        }
+        Ok(all)
+    }
+
+    /// The value of an option that is not secret.
+    ///
+    /// # Errors
+    /// As [`Config::secret`].
+    pub fn text(&self, group: &str, name: &str) -> Result<Option<String>> {
+        debug_assert!(!is_secret(name), "{name} is secret");
+        Ok(self.secret(group, name)?.map(|v| v.expose_secret().to_owned()))
+    }
+
+    /// The first of several names that is set, as code with aliases looks them up.
+    ///
+    /// # Errors
+    /// As [`Config::secret`].
+    pub fn first(&self, group: &str, names: &[&str]) -> Result<Option<String>> {
+        for name in names {
+            if let Some(value) = self.text(group, name)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every option that the files set: group, name, how often, and its value as it may be shown.
+    ///
+    /// # Errors
+    /// As [`Config::secret`].
+    pub fn options(&self) -> Result<Vec<(String, String, usize, String)>> {
+        let mut all: Vec<(String, String, usize, String)> = Vec::new();
+        for file in self.read_files() {
+            let mut sections: Vec<String> = file.document.sections().into_iter().map(|s| s.name).collect();
+            sections.sort();
+            sections.dedup();
+            for section in sections {
+                for key in file.document.keys(Dialect::Oslo, &section) {
+                    let value = file.document.get(Dialect::Oslo, &section, &key.name)?.unwrap_or_default();
+                    let value = shown(&key.name, &value);
+                    match all.iter_mut().find(|(g, n, ..)| *g == section && *n == key.name) {
+                        Some(found) => (found.2, found.3) = (found.2 + 1, value),
+                        None => all.push((section.clone(), key.name, 1, value)),
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Whether the values of an option called so are secret, in Barbican or in a library that reads the same file.
+#[must_use]
+pub fn is_secret(name: &str) -> bool {
+    const WHOLE: [&str; 6] = ["login", "kek", "connection", "sql_connection", "slave_connection", "transport_url"];
+    const PART: [&str; 5] = ["password", "passwd", "passphrase", "secret", "approle"];
+    WHOLE.contains(&name)
+        || name.contains("token_id")
+        || name == "root_token"
+        || PART.iter().any(|p| name.contains(p)) && !name.ends_with("_bytes")
+}
+
+/// A value as it may be shown: `***` for a secret, and in place of the user and password of a URL.
+#[must_use]
+pub fn shown(name: &str, value: &str) -> String {
+    if let (Some(scheme), Some(at)) = (value.find("://"), value.rfind('@'))
+        && scheme + 3 <= at
+    {
+        return format!("{}***{}", value.get(..scheme + 3).unwrap_or_default(), value.get(at..).unwrap_or_default());
+    }
+    let url_without_user = value.contains("://") && !value.contains("password");
+    if is_secret(name) && !url_without_user { "***".to_owned() } else { value.to_owned() }
+}
+
+/// The text of a document with every secret value replaced, for diffs.
+///
+/// # Errors
+/// If a value cannot be replaced; then nothing may be shown.
+pub fn masked(document: &Document, dialect: Dialect) -> Result<String> {
+    let mut copy = document.clone();
+    for section in document.sections() {
+        for key in document.keys(dialect, &section.name) {
+            let values = document.get_all(dialect, &section.name, &key.name)?;
+            let shown: Vec<String> = values.iter().map(|v| shown(&key.name, v)).collect();
+            if shown != values {
+                let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
+                match (shown.as_slice(), dialect) {
+                    ([one], _) => copy.set(dialect, &section.name, &key.name, one).map(drop)?,
+                    (many, Dialect::Oslo) => copy.set_multi(dialect, &section.name, &key.name, many).map(drop)?,
+                    (many, _) => {
+                        let last = many.last().copied().unwrap_or_default();
+                        copy.set(dialect, &section.name, &key.name, last).map(drop)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(String::from_utf8_lossy(&copy.to_bytes()).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (name, value, wanted) in [
+            ("login", "1234", "***"),
+            ("kek", "YWJj", "***"),
+            ("admin_password", "p", "***"),
+            ("sql_connection", "mysql+pymysql://u:p@ss@h/b", "mysql+pymysql://***@h/b"),
+            ("connection", "sqlite:////var/lib/b.sqlite", "sqlite:////var/lib/b.sqlite"),
+            ("connection", "mysql:///b?user=u&password=p", "***"),
+            ("transport_url", "rabbit://u:p@a:1,u:q@b:1/", "rabbit://***@b:1/"),
+            ("identity_uri", "http://u:p@h:35357", "http://***@h:35357"),
+            ("mkek_label", "an_mkek", "an_mkek"),
+            ("max_allowed_secret_in_bytes", "20000", "20000"),
+            ("token_labels", "liberty", "liberty"),
+        ] {
+            assert_eq!(shown(name, value), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_masked_document_keeps_everything_else() {
+        let text = "# head\n[DEFAULT]\nsql_connection = mysql://u:hush@h/b\n[simple_crypto_plugin]\nkek = hush\nkek = 'hush2'\nx=1\n";
+        let document = Document::parse(text.as_bytes(), "b.conf").unwrap();
+        let masked = masked(&document, Dialect::Oslo).unwrap();
+        assert!(!masked.contains("hush"), "{masked}");
+        assert!(masked.starts_with("# head\n[DEFAULT]\nsql_connection = mysql://***@h/b\n"), "{masked}");
+        assert!(masked.ends_with("x=1\n"), "{masked}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Which Barbican is installed: by the package database, or by Python's own metadata below the root.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::files::Root;
+use crate::release::{Catalogue, LookupError, PythonVersion};
+use crate::settings::Settings;
+
+/// The installed code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// No Barbican is installed below the root.
+    None,
+    /// This one.
+    At {
+        /// Its release by id; none if the version is not in the catalogue.
+        release: Option<String>,
+        /// Why it is not in the catalogue.
+        unknown: Option<LookupError>,
+        /// The version as written.
+        version: String,
+        /// How we know: `dpkg`, or the path of the metadata.
+        how: String,
+        /// The Python it belongs to, where its path says so.
+        python: Option<PythonVersion>,
+    },
+}
+
+/// Finds the installed Barbican.
+///
+/// The package database counts before Python's metadata, since it is what the operator upgrades; with `[code] python` set only that interpreter's
+/// own directories are looked at.
+///
+/// # Errors
+/// If something there cannot be read. Two different versions in one tree are an error too: which one runs cannot be told.
+pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
+    let mut found: Vec<(String, String, Option<PythonVersion>)> = Vec::new();
+    if settings.python.is_none()
+        && let Some(version) = dpkg_version(root)?
+    {
+        found.push((version, "dpkg".to_owned(), None));
+    }
+    if found.is_empty() {
+        for directory in python_directories(root, settings)? {
+            for name in root.list(&directory)? {
+                if let Some(version) = metadata_version(root, &directory, &name)? {
+                    let how = directory.join(&name).display().to_string();
+                    found.push((version, how, python_of(&directory)));
+                }
+            }
+        }
+    }
+    let Some((version, how, python)) = found.first().cloned() else { return Ok(Code::None) };
+    if let Some((other, where_else, _)) = found.iter().find(|(v, ..)| *v != version) {
+        anyhow::bail!(
+            "two versions of Barbican are installed: {version} ({how}) and {other} ({where_else}); remove one"
+        );
+    }
+    let (release, unknown) = match Catalogue::embedded()?.by_version(&version) {
+        Ok(found) => (Some(found.release.id.clone()), None),
+        Err(error) => (None, Some(error)),
+    };
+    Ok(Code::At { release, unknown, version, how, python })
+}
+
+/// The version of barbican's Python package as dpkg has it, if it is installed or at least unpacked.
+fn dpkg_version(root: &Root) -> Result<Option<String>> {
+    let Some(status) = root.read_text(Path::new("/var/lib/dpkg/status"))? else { return Ok(None) };
+    for paragraph in status.split("\n\n") {
+        let field = |name: &str| paragraph.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+        let package = field("Package:");
+        if !matches!(package, Some("python3-barbican" | "python-barbican" | "barbican-common")) {
+            continue;
+        }
+        let state = field("Status:").unwrap_or_default();
+        if state.ends_with("not-installed") || state.ends_with("config-files") {
+            continue;
+        }
+        if let Some(version) = field("Version:") {
+            return Ok(Some(version.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Directories that may hold Python packages.
+fn python_directories(root: &Root, settings: &Settings) -> Result<Vec<PathBuf>> {
+    let prefixes: Vec<PathBuf> = match &settings.python {
+        // /opt/barbican/bin/python -> /opt/barbican
+        Some(python) => python.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect(),
+        None => vec![PathBuf::from("/usr/local"), PathBuf::from("/usr")],
+    };
+    let mut directories = Vec::new();
+    for prefix in prefixes {
+        for lib in ["lib", "lib64"] {
+            let lib = prefix.join(lib);
+            for name in root.list(&lib)?.iter().filter(|n| n.starts_with("python")) {
+                directories.push(lib.join(name).join("site-packages"));
+                directories.push(lib.join(name).join("dist-packages"));
+            }
+        }
+    }
+    Ok(directories)
+}
+
+/// The version in `barbican-15.0.1.dist-info`, `barbican-2.0.0-py2.7.egg-info` (directory or file).
+fn metadata_version(root: &Root, directory: &Path, name: &str) -> Result<Option<String>> {
+    let Some(rest) = name.strip_prefix("barbican-") else { return Ok(None) };
+    let file = match rest.rsplit_once('.') {
+        Some((_, "dist-info")) => directory.join(name).join("METADATA"),
+        Some((_, "egg-info")) => {
+            let inside = directory.join(name).join("PKG-INFO");
+            if root.exists(&inside) { inside } else { directory.join(name) }
+        }
+        _ => return Ok(None),
+    };
+    let Some(text) = root.read_text(&file)? else { return Ok(None) };
+    Ok(text.lines().take_while(|l| !l.is_empty()).find_map(|l| l.strip_prefix("Version:")).map(|v| v.trim().to_owned()))
+}
+
+/// The Python that a directory such as `/usr/lib/python3.11/site-packages` belongs to.
+fn python_of(directory: &Path) -> Option<PythonVersion> {
+    let name = directory.parent()?.file_name()?.to_str()?;
+    let (major, minor) = name.strip_prefix("python")?.split_once('.')?;
+    Some(PythonVersion(major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn put(dir: &Path, path: &str, text: &str) {
+        let path = dir.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn look(dir: &Path, settings: &Settings) -> Result<Code> {
+        installed_code(&Root::open(dir).unwrap(), settings)
+    }
+
+    #[test]
+    fn dpkg_counts_before_metadata() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(look(dir.path(), &Settings::default()).unwrap(), Code::None);
+        put(
+            dir.path(),
+            "usr/lib/python3/dist-packages/barbican-15.0.1.dist-info/METADATA",
+            "Name: barbican\nVersion: 15.0.1\n\nbody\nVersion: 9\n",
+        );
+        let Code::At { release, how, .. } = look(dir.path(), &Settings::default()).unwrap() else { panic!() };
+        assert_eq!(release.as_deref(), Some("zed"));
+        assert!(how.ends_with("barbican-15.0.1.dist-info"));
+        put(
+            dir.path(),
+            "var/lib/dpkg/status",
+            "Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: python3-barbican\nStatus: install ok unpacked\nVersion: 1:16.0.1-2\n",
+        );
+        let Code::At { release, version, .. } = look(dir.path(), &Settings::default()).unwrap() else { panic!() };
+        assert_eq!((release.as_deref(), version.as_str()), (Some("2023.1"), "1:16.0.1-2"));
+    }
+
+    #[test]
+    fn removed_packages_do_not_count_and_two_versions_are_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        put(
+            dir.path(),
+            "var/lib/dpkg/status",
+            "Package: barbican-common\nStatus: deinstall ok config-files\nVersion: 1:15.0.1-2\n",
+        );
+        assert_eq!(look(dir.path(), &Settings::default()).unwrap(), Code::None);
+        put(dir.path(), "usr/lib/python3.9/site-packages/barbican-12.0.0-py3.9.egg-info", "Version: 12.0.0\n");
+        let settings = Settings { python: Some("/opt/b/bin/python".into()), ..Settings::default() };
+        assert_eq!(look(dir.path(), &settings).unwrap(), Code::None);
+        put(dir.path(), "opt/b/lib/python3.9/site-packages/barbican-99.0.0.dist-info/METADATA", "Version: 99.0.0\n");
+        let Code::At { release, unknown, python, .. } = look(dir.path(), &settings).unwrap() else { panic!() };
+        assert_eq!((release, python), (None, Some(PythonVersion(3, 9))));
+        assert!(unknown.unwrap().to_string().contains("newer keymgr-upgrade"));
+        put(
+            dir.path(),
+            "usr/local/lib/python3.9/site-packages/barbican-13.0.0.dist-info/METADATA",
+            "Version: 13.0.0\n",
+        );
+        assert!(look(dir.path(), &Settings::default()).unwrap_err().to_string().contains("two versions"));
+    }
+}

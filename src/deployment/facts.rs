@@ -1,0 +1,268 @@
+//! Gathers what the conditions of the release catalogue are decided by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::{Code, Host, Site};
+use crate::config::{Config, File, is_secret};
+use crate::db::{self, Access, Database};
+use crate::ini::{Dialect, Document};
+use crate::kek::P11_CRYPTO;
+use crate::paste::{self, V1};
+use crate::release::{self, Facts, OptionFact, OptionName, PasteFacts, PasteTrait, SiteFile};
+
+/// The facts, and what came to light besides.
+pub(super) struct Gathered {
+    pub(super) facts: Facts,
+    /// Secrets by the store that holds them outside the database.
+    pub(super) elsewhere: BTreeMap<String, u64>,
+}
+
+/// Stores whose secrets lie in the database itself.
+const IN_DATABASE: &str = "barbican.plugin.store_crypto.StoreCryptoAdapterPlugin";
+
+pub(super) fn gather(host: &Host, config: &Config, paste: Option<&File>, site: &Site, code: &Code) -> Result<Gathered> {
+    let mut facts = Facts {
+        plugins: Some(enabled_plugins(config)?),
+        options: Some(options(config)?),
+        dialect: site.url().map(|url| match url.dialect() {
+            db::Dialect::Sqlite => release::Dialect::Sqlite,
+            db::Dialect::Postgresql => release::Dialect::Postgresql,
+            db::Dialect::Mysql => release::Dialect::Mysql,
+        }),
+        bare_mysql_url: site.url().map(|url| url.to_string().starts_with("mysql://")),
+        files: Some(files(host)),
+        paste: paste.map(|file| paste_facts(&file.document)),
+        python: match code {
+            Code::At { python, .. } => *python,
+            Code::None => None,
+        },
+        ..Facts::default()
+    };
+    policy(host, config, &mut facts)?;
+    let mut elsewhere = BTreeMap::new();
+    if let Ok(database) = site.open(Access::ReadOnly) {
+        // An empty or foreign database has no rows to count: then the facts stay unknown.
+        if rows(&database, &mut facts, &mut elsewhere).is_err() {
+            facts.plugin_rows = None;
+        }
+    }
+    Ok(Gathered { facts, elsewhere })
+}
+
+fn rows(database: &Database, facts: &mut Facts, elsewhere: &mut BTreeMap<String, u64>) -> Result<()> {
+    let mut plugins: BTreeMap<String, u64> = BTreeMap::new();
+    let keks = database.kek_rows()?;
+    for kek in &keks {
+        *plugins.entry(kek.plugin_name.clone()).or_default() += 1;
+    }
+    for store in database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE) {
+        *plugins.entry(store.plugin_name.clone()).or_default() += store.live + store.deleted;
+        elsewhere.insert(store.plugin_name, store.live);
+    }
+    let p11: BTreeSet<&str> = keks.iter().filter(|k| k.plugin_name == P11_CRYPTO).map(|k| k.id.as_str()).collect();
+    let mut mechanisms: BTreeMap<String, u64> = BTreeMap::new();
+    for secret in database.secret_rows()?.iter().filter(|s| p11.contains(s.kek_id.as_str())) {
+        let meta: Option<serde_json::Value> =
+            secret.kek_meta_extended.as_deref().and_then(|m| serde_json::from_str(m).ok());
+        let name = meta.as_ref().and_then(|m| m.get("mechanism")?.as_str()).unwrap_or_default();
+        *mechanisms.entry(name.to_owned()).or_default() += 1;
+    }
+    facts.certificate_orders = Some(database.certificate_orders()?);
+    facts.plugin_rows = Some(plugins);
+    facts.p11_mechanisms = Some(mechanisms);
+    Ok(())
+}
+
+/// The plugins in use: of the stores first, and the crypto plugins where a store uses them.
+fn enabled_plugins(config: &Config) -> Result<BTreeSet<String>> {
+    let list = |group: &str, name: &str, default: &str| -> Result<Vec<String>> {
+        use secrecy::ExposeSecret as _;
+        let values = config.secrets(group, name)?;
+        let all: Vec<String> =
+            values.iter().flat_map(|v| v.expose_secret().split(',')).map(|v| v.trim().to_owned()).collect();
+        Ok(if all.is_empty() { vec![default.to_owned()] } else { all })
+    };
+    let multiple = config.text("secretstore", "enable_multiple_secret_stores")?;
+    if multiple.is_some_and(|v| matches!(&*v.to_lowercase(), "true" | "1" | "yes" | "on")) {
+        let mut plugins = BTreeSet::new();
+        for suffix in list("secretstore", "stores_lookup_suffix", "")? {
+            let group = format!("secretstore:{suffix}");
+            plugins.extend(config.text(&group, "secret_store_plugin")?);
+            plugins.extend(config.text(&group, "crypto_plugin")?);
+        }
+        return Ok(plugins);
+    }
+    let mut plugins: BTreeSet<String> =
+        list("secretstore", "enabled_secretstore_plugins", "store_crypto")?.into_iter().collect();
+    if plugins.contains("store_crypto") {
+        plugins.extend(list("crypto", "enabled_crypto_plugins", "simple_crypto")?);
+    }
+    Ok(plugins)
+}
+
+fn options(config: &Config) -> Result<BTreeMap<OptionName, OptionFact>> {
+    let mut all = BTreeMap::new();
+    for (group, name, times, shown) in config.options()? {
+        let value = (!is_secret(&name)).then_some(shown);
+        all.insert(OptionName::new(group, name), OptionFact { times, value });
+    }
+    Ok(all)
+}
+
+fn files(host: &Host) -> BTreeSet<SiteFile> {
+    let beside = |name: &str| host.settings.config_file.with_file_name(name);
+    [
+        (SiteFile::PolicyJson, beside("policy.json")),
+        (SiteFile::PolicyYaml, beside("policy.yaml")),
+        (SiteFile::AdminPaste, beside("barbican-admin-paste.ini")),
+        (SiteFile::ApiConf, beside("barbican-api.conf")),
+        (SiteFile::AuditMap, beside("api_audit_map.conf")),
+    ]
+    .into_iter()
+    .filter(|(_, path)| host.root.exists(path))
+    .map(|(file, _)| file)
+    .collect()
+}
+
+/// The rules that the site's policy files define, and what their check strings refer to.
+fn policy(host: &Host, config: &Config, facts: &mut Facts) -> Result<()> {
+    let directory = host.settings.config_file.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut paths: Vec<PathBuf> = vec![directory.join("policy.json"), directory.join("policy.yaml")];
+    for name in ["oslo_policy", "DEFAULT"] {
+        if let Some(file) = config.text(name, "policy_file")? {
+            paths.push(directory.join(file));
+        }
+    }
+    let more = directory.join("policy.d");
+    paths.extend(host.root.list(&more)?.into_iter().map(|name| more.join(name)));
+    paths.sort();
+    paths.dedup();
+    let (mut rules, mut references) = (BTreeSet::new(), BTreeSet::new());
+    for path in paths {
+        let Some(text) = host.root.read_text(&path)? else { continue };
+        for line in text.lines() {
+            let line = line.trim();
+            if line.starts_with('#') {
+                continue;
+            }
+            if let Some(rule) = policy_rule(line) {
+                rules.insert(rule);
+            }
+            let words = line.split(|c: char| c.is_whitespace() || "\"'()[],".contains(c));
+            references.extend(words.filter(|w| w.starts_with("rule:") || w.starts_with("role:")).map(str::to_owned));
+        }
+    }
+    facts.policy_rules = Some(rules);
+    facts.policy_references = Some(references);
+    Ok(())
+}
+
+/// The rule that a line of a policy file defines: `"secret:get": "..."` in JSON or YAML.
+fn policy_rule(line: &str) -> Option<String> {
+    let line = line.trim_start_matches('{').trim_start();
+    match line.chars().next()? {
+        quote @ ('"' | '\'') => {
+            let (name, rest) = line.get(1..)?.split_once(quote)?;
+            rest.trim_start().starts_with(':').then(|| name.to_owned())
+        }
+        _ => {
+            let (name, _) = line.split_once(": ")?;
+            (!name.contains(' ')).then(|| name.to_owned())
+        }
+    }
+}
+
+fn paste_facts(document: &Document) -> PasteFacts {
+    let dialect = Dialect::Paste2;
+    let mut facts = PasteFacts::default();
+    let keys = |section: &str| -> Vec<(String, String)> {
+        let keys = document.keys(dialect, section);
+        keys.into_iter()
+            .filter_map(|k| Some((k.name.clone(), document.get(dialect, section, &k.name).ok()??)))
+            .collect()
+    };
+    let sections: Vec<String> = document.sections().into_iter().map(|s| s.name).collect();
+    let reached = reachable(&sections, &keys);
+    for section in &sections {
+        let options = keys(section);
+        for (name, value) in &options {
+            if matches!(name.as_str(), "paste.filter_factory" | "paste.app_factory" | "use") {
+                facts.factories.insert(value.trim().to_owned());
+            }
+        }
+        let factory = options.iter().find(|(n, _)| n.starts_with("paste.") || n == "use").map(|(_, v)| v.as_str());
+        let has = |names: &[&str]| options.iter().any(|(n, _)| names.contains(&n.as_str()));
+        if factory.is_some_and(|f| f.contains("auth_token:filter_factory")) {
+            if has(&["auth_host", "auth_port", "auth_protocol"]) {
+                facts.traits.insert(PasteTrait::AuthtokenHostTrio);
+            }
+            if has(&["identity_uri", "admin_user", "admin_password", "admin_tenant_name", "username", "password"]) {
+                facts.traits.insert(PasteTrait::AuthtokenCredentials);
+            }
+        }
+        if reached.contains(section) && factory.is_some_and(|f| f.contains("repoze.profile")) {
+            facts.traits.insert(PasteTrait::ProfileReachable);
+        }
+        if reached.contains(section) && factory.is_some_and(|f| f.contains("keystonemiddleware.audit")) {
+            facts.traits.insert(PasteTrait::AuditReachable);
+        }
+    }
+    if matches!(paste::v1_access(document, dialect), Ok(V1::Unauthenticated)) {
+        facts.traits.insert(PasteTrait::V1Unauthenticated);
+    }
+    facts
+}
+
+/// The sections that `main` leads to: targets of composites, words of pipelines.
+fn reachable(sections: &[String], keys: &dyn Fn(&str) -> Vec<(String, String)>) -> BTreeSet<String> {
+    let named = |word: &str| -> Vec<String> {
+        sections.iter().filter(|s| s.split_once(':').map(|(_, name)| name.trim()) == Some(word)).cloned().collect()
+    };
+    let mut todo = named("main");
+    let mut reached = BTreeSet::new();
+    while let Some(section) = todo.pop() {
+        if !reached.insert(section.clone()) {
+            continue;
+        }
+        for (name, value) in keys(&section) {
+            if section.starts_with("composite") && name != "use" || name == "pipeline" || name == "filter-with" {
+                todo.extend(value.split_whitespace().flat_map(&named));
+            }
+        }
+    }
+    reached
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_lines_of_both_formats_name_their_rules() {
+        for (line, wanted) in [
+            ("    \"secret:get\": \"rule:secret_non_private_read\",", Some("secret:get")),
+            ("{\"admin\": \"role:admin\",", Some("admin")),
+            ("'order:put': 'rule:admin'", Some("order:put")),
+            ("creator: role:creator", Some("creator")),
+            ("}", None),
+            ("", None),
+        ] {
+            assert_eq!(policy_rule(line.trim()).as_deref(), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_main_reaches_and_what_it_does_not() {
+        let text = "[composite:main]\nuse = egg:Paste#urlmap\n/v1 = api\n[pipeline:api]\npipeline = tok audit app\n\
+                    [filter:tok]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\nadmin_user = x\n\
+                    [filter:audit]\npaste.filter_factory = keystonemiddleware.audit:filter_factory\n\
+                    [filter:profile]\nuse = egg:repoze.profile\n[app:app]\npaste.app_factory = barbican.api.app:create_main_app\n";
+        let facts = paste_facts(&Document::parse(text.as_bytes(), "p").unwrap());
+        let wanted = [PasteTrait::AuthtokenCredentials, PasteTrait::AuditReachable];
+        assert_eq!(facts.traits, wanted.into_iter().collect());
+        assert!(facts.factories.contains("egg:repoze.profile"));
+    }
+}

@@ -1,0 +1,153 @@
+//! Which release the data is at. Several facts say so; they have to agree.
+
+use anyhow::{Result, bail};
+
+use super::code::Code;
+use crate::db::Ledger;
+use crate::release::{Catalogue, Release};
+
+/// The release the data is at, and how that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Identified {
+    /// The release.
+    pub release: &'static Release,
+    /// `recorded`, `schema`, `installed code`, `said`.
+    pub how: &'static str,
+    /// The schema stands between two releases: somebody's migration was interrupted, or a development version ran.
+    pub mid_hop: bool,
+}
+
+/// Decides from the operator's word, our own record, the schema's revision and the installed code, in this order.
+///
+/// # Errors
+/// If they contradict each other, or do not tell. The error says what to do.
+pub fn identify(
+    said: Option<&'static Release>,
+    recorded: Option<&str>,
+    ledger: Option<&Ledger>,
+    code: &Code,
+) -> Result<Identified> {
+    let catalogue = Catalogue::embedded()?;
+    let (bound, mid_hop) = bound(catalogue, ledger)?;
+    let fits = |release: &Release| bound.is_empty() || bound.iter().any(|r| r.id == release.id);
+    let names = || bound.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
+    let revision = || match ledger {
+        Some(Ledger::At(revision)) => revision.clone(),
+        _ => "unknown".to_owned(),
+    };
+    if let Some(release) = said {
+        if !fits(release) {
+            bail!("the data is not at {release}: schema revision {} belongs to {}", revision(), names());
+        }
+        return Ok(Identified { release, how: "said", mid_hop });
+    }
+    if let Some(id) = recorded {
+        let Some(release) = catalogue.by_id(id) else {
+            bail!("the data is recorded to be at {id}, a release that this keymgr-upgrade does not know");
+        };
+        if !fits(release) {
+            bail!(
+                "the data is recorded to be at {release}, but schema revision {} belongs to {}: say which with --from",
+                revision(),
+                names()
+            );
+        }
+        return Ok(Identified { release, how: "recorded", mid_hop });
+    }
+    if let [release] = bound.as_slice() {
+        return Ok(Identified { release, how: "schema", mid_hop });
+    }
+    let installed = match code {
+        Code::At { release: Some(id), .. } => catalogue.by_id(id),
+        Code::At { release: None, .. } | Code::None => None,
+    };
+    match installed {
+        Some(release) if fits(release) => Ok(Identified { release, how: "installed code", mid_hop }),
+        Some(release) => bail!(
+            "the installed code is {release}, but schema revision {} belongs to one of {}: say with --from which one the data is at",
+            revision(),
+            names()
+        ),
+        None if bound.is_empty() => bail!("nothing tells which release the data is at: say it with --from"),
+        None => {
+            bail!("schema revision {} is the same in {}: say with --from which one the data is at", revision(), names())
+        }
+    }
+}
+
+/// The releases that the schema's revision fits, and whether it stands between two.
+fn bound(catalogue: &'static Catalogue, ledger: Option<&Ledger>) -> Result<(Vec<&'static Release>, bool)> {
+    let Some(Ledger::At(revision)) = ledger else { return Ok((Vec::new(), false)) };
+    let heads = catalogue.releases_with_head(revision);
+    if !heads.is_empty() {
+        return Ok((heads, false));
+    }
+    let Some(next) = catalogue.release_of_revision(revision) else {
+        bail!("schema revision {revision} is not known: a newer release wrote it, or something else did");
+    };
+    let before = next.predecessor.as_deref().and_then(|id| catalogue.by_id(id)).unwrap_or(next);
+    Ok((vec![before], true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(revision: &str) -> Ledger {
+        Ledger::At(revision.to_owned())
+    }
+
+    fn code(release: &str) -> Code {
+        Code::At {
+            release: Some(release.to_owned()),
+            unknown: None,
+            version: "1".into(),
+            how: "dpkg".into(),
+            python: None,
+        }
+    }
+
+    fn release(id: &str) -> Option<&'static Release> {
+        Catalogue::embedded().unwrap().by_id(id)
+    }
+
+    #[test]
+    fn facts_that_agree_name_the_release() {
+        for (said, recorded, revision, code, wanted) in [
+            (None, None, "4ecde3a3a72a", Code::None, ("liberty", "schema")),
+            (None, Some("pike"), "39cf2e645cba", Code::None, ("pike", "recorded")),
+            (None, Some("pike"), "39cf2e645cba", code("queens"), ("pike", "recorded")),
+            (release("ocata"), Some("pike"), "39cf2e645cba", Code::None, ("ocata", "said")),
+            (None, None, "8c74e2d7f1ff", code("zed"), ("zed", "installed code")),
+            (None, None, "39a96e67e990", Code::None, ("liberty", "schema")),
+            (None, None, "30dba269cc64", Code::None, ("kilo", "schema")),
+            (None, None, "6a4457517a3", Code::None, ("kilo", "schema")),
+        ] {
+            let found = identify(said, recorded, Some(&at(revision)), &code).unwrap();
+            assert_eq!((found.release.id.as_str(), found.how), wanted, "{revision}");
+            assert_eq!(found.mid_hop, revision == "39a96e67e990");
+        }
+    }
+
+    #[test]
+    fn facts_that_do_not_agree_are_an_error() {
+        for (said, recorded, revision, code, wanted) in [
+            (None, None, "39cf2e645cba", Code::None, "is the same in Newton, Ocata, Pike"),
+            (None, None, "39cf2e645cba", code("zed"), "installed code is Zed, but schema revision 39cf2e645cba"),
+            (
+                release("mitaka"),
+                None,
+                "4ecde3a3a72a",
+                Code::None,
+                "not at Mitaka: schema revision 4ecde3a3a72a belongs to Liberty",
+            ),
+            (None, Some("mitaka"), "4ecde3a3a72a", Code::None, "recorded to be at Mitaka, but"),
+            (None, Some("2031.1"), "4ecde3a3a72a", Code::None, "does not know"),
+            (None, None, "ffffffffffff", Code::None, "ffffffffffff is not known"),
+        ] {
+            let error = identify(said, recorded, Some(&at(revision)), &code).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(identify(None, None, None, &Code::None).unwrap_err().to_string().contains("--from"));
+    }
+}

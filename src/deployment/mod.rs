@@ -1,0 +1,238 @@
+//! What is known of this host or image: release, files, database, keys. Read-only; judging and acting are for others.
+
+mod code;
+mod facts;
+mod identify;
+mod site;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub use code::{Code, installed_code};
+pub use identify::{Identified, identify};
+pub use site::{Host, Site};
+
+use crate::config::{self, Config, File};
+use crate::db::{Access, Dialect, Ledger, Verification};
+use crate::kek::Survey;
+use crate::release::{Catalogue, Facts, Release};
+use crate::step::recorded;
+
+/// Our own record of the release that the data is at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// Format of the record.
+    pub format: u32,
+    /// The release, by its id.
+    pub release: String,
+    /// The run that brought the data there.
+    pub run: String,
+}
+
+/// What is known of the database.
+#[derive(Debug)]
+pub struct DatabaseFacts {
+    /// Where it is, without a password.
+    pub shown: String,
+    /// Its dialect.
+    pub dialect: Dialect,
+    /// What `alembic_version` says.
+    pub ledger: Ledger,
+    /// How the live schema compares with those known for that revision.
+    pub verification: Option<Verification>,
+    /// Rows per table.
+    pub rows: BTreeMap<String, u64>,
+    /// Size of the file in bytes.
+    pub size: u64,
+}
+
+/// What is known of this host or image.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The host's name.
+    pub host: String,
+    /// Its distribution.
+    pub system: String,
+    /// The installed code.
+    pub code: Code,
+    /// The release that the data is at.
+    pub from: Identified,
+    /// Barbican's configuration.
+    pub config: Config,
+    /// The paste file.
+    pub paste: Option<File>,
+    /// The database; why not, if it cannot be used.
+    pub database: Result<DatabaseFacts, String>,
+    /// Every KEK and secret; why not, if token or database cannot be used.
+    pub survey: Result<Survey, String>,
+    /// Secrets by the store that holds them outside the database.
+    pub elsewhere: BTreeMap<String, u64>,
+    /// What conditions of the catalogue are decided by.
+    pub facts: Facts,
+    /// Units that are held.
+    pub held: Vec<String>,
+    /// Units that run now; none known on an image.
+    pub running: Vec<String>,
+    /// Free bytes where backups go.
+    pub free: u64,
+    /// How to reach it all.
+    pub site: Site,
+}
+
+/// How much is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Release, files and schema.
+    Shallow,
+    /// Every KEK and secret too.
+    Full,
+}
+
+impl Deployment {
+    /// Looks at the host or image.
+    ///
+    /// # Errors
+    /// If the configuration cannot be read, or nothing tells which release the data is at. A database or a token that cannot be used is a fact.
+    pub fn look(host: &Host, said: Option<&str>, depth: Depth) -> Result<Self> {
+        let catalogue = Catalogue::embedded()?;
+        let root = &host.root;
+        let said = said.or(host.settings.release.as_deref()).map(|name| catalogue.by_name(name)).transpose()?;
+        let code = installed_code(root, &host.settings)?;
+        let record = recorded(root)?;
+        let mut config = Config::load(root, &host.settings.config_file)?;
+        let (site, ledger) = find(host, &mut config, said, record.as_ref(), &code)?;
+        let known = ledger.as_ref().ok();
+        let from = identify(said, record.as_ref().map(|r| r.release.as_str()), known, &code);
+        let from = match (&ledger, from) {
+            // Why the database does not tell matters more than that nothing tells.
+            (Err(why), Err(error)) => return Err(error.context(why.clone())),
+            (_, from) => from?,
+        };
+        let mut site = site_of(host, &config, from.release, site)?;
+        let database = ledger.and_then(|ledger| look_at_database(&site, ledger).map_err(|e| format!("{e:#}")));
+        let survey = match (&database, depth) {
+            (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
+                site.survey().map_err(|e| format!("{e:#}"))
+            }
+            (Ok(_), _) => Ok(Survey::default()),
+            (Err(why), _) => Err(why.clone()),
+        };
+        let paste = config::read(root, &host.settings.paste_file)?;
+        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code)?;
+        let names = crate::units::names(&host.settings.units)?;
+        Ok(Self {
+            host: hostname(root)?,
+            system: system(root)?,
+            code,
+            from,
+            paste,
+            database,
+            survey,
+            elsewhere: gathered.elsewhere,
+            facts: gathered.facts,
+            held: crate::units::held(root, &names)?,
+            running: site.running(&names)?,
+            free: root.free_space(Path::new(crate::journal::STATE))?,
+            config,
+            site,
+        })
+    }
+
+    /// The revision of the database, if it has one.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        match &self.database {
+            Ok(DatabaseFacts { ledger: Ledger::At(revision), .. }) => Some(revision),
+            _ => None,
+        }
+    }
+
+    /// Rows of the p11 plugin are there, or the configuration uses it.
+    #[must_use]
+    pub fn uses_token(&self) -> bool {
+        let rows = self.facts.plugin_rows.as_ref();
+        rows.is_some_and(|rows| rows.get(crate::kek::P11_CRYPTO).is_some_and(|n| *n > 0))
+    }
+}
+
+/// Finds the database while the release is not known yet, which decides under which name its URL is read: the release that is said, recorded or
+/// installed, else the newest one that finds a Barbican database.
+fn find(
+    host: &Host,
+    config: &mut Config,
+    said: Option<&'static Release>,
+    record: Option<&Recorded>,
+    code: &Code,
+) -> Result<(Option<Site>, Result<Ledger, String>)> {
+    let catalogue = Catalogue::embedded()?;
+    let installed = match code {
+        Code::At { release: Some(id), .. } => Some(id.as_str()),
+        Code::At { release: None, .. } | Code::None => None,
+    };
+    let known = said.map(|r| r.id.as_str()).or(record.map(|r| r.release.as_str())).or(installed);
+    config.reads_legacy = known.is_some_and(|id| matches!(id, "juno" | "kilo"));
+    if known.is_none()
+        && config.secret("DEFAULT", "sql_connection")?.is_none()
+        && config.secret("database", "connection")?.is_none()
+    {
+        // Up to Kilo the URL may stand in barbican-api.conf alone.
+        config.reads_legacy = true;
+    }
+    let tried: Vec<&Release> = match known.and_then(|id| catalogue.by_id(id)) {
+        Some(release) => vec![release],
+        None => ["2023.2", "2024.2"].iter().filter_map(|id| catalogue.by_id(id)).collect(),
+    };
+    let mut why = "no database".to_owned();
+    for release in tried {
+        let site = Site::load(host, config, release)?;
+        match site.open(Access::ReadOnly).and_then(|d| Ok(d.revision()?)) {
+            Ok(ledger) => return Ok((Some(site), Ok(ledger))),
+            Err(error) => why = format!("{error:#}"),
+        }
+    }
+    Ok((None, Err(why)))
+}
+
+/// The site as the identified release reads the configuration.
+fn site_of(host: &Host, config: &Config, release: &Release, _found: Option<Site>) -> Result<Site> {
+    Site::load(host, config, release)
+}
+
+fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
+    let database = site.open(Access::ReadOnly)?;
+    let verification = match &ledger {
+        Ledger::At(revision) => Some(database.verify(revision)?),
+        Ledger::NoTable | Ledger::Empty => None,
+    };
+    let size = std::fs::metadata(site.path()?).context("the size of the database")?.len();
+    Ok(DatabaseFacts {
+        shown: site.shown(),
+        dialect: database.dialect(),
+        ledger,
+        verification,
+        rows: database.row_counts()?,
+        size,
+    })
+}
+
+fn hostname(root: &crate::files::Root) -> Result<String> {
+    if root.is_host() {
+        return Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned());
+    }
+    Ok(root.path().display().to_string())
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn system(root: &crate::files::Root) -> Result<String> {
+    for file in ["/etc/os-release", "/usr/lib/os-release"] {
+        if let Some(text) = root.read_text(Path::new(file))? {
+            let name = text.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+            return Ok(name.unwrap_or("unknown system").trim_matches('"').to_owned());
+        }
+    }
+    Ok("no os-release".to_owned())
+}

@@ -1,0 +1,323 @@
+//! How to reach a deployment's database, token and services, as a given release reads the configuration.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::Config;
+use crate::db::{Access, Database, Dialect, Url};
+use crate::files::Root;
+use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
+use crate::kek::{Keys, SimpleKeys, Survey, survey};
+use crate::release::{Catalogue, Release};
+use crate::settings::Settings;
+
+/// Where the service's relative paths begin: the home of the user `barbican` in the distributions' packages.
+const WORKING_DIRECTORY: &str = "/var/lib/barbican";
+/// The default of `[simple_crypto_plugin] kek` up to 20.0.0, public in Barbican's own tree.
+const PUBLIC_KEK: &str = "dGhpcnR5X3R3b19ieXRlX2tleWJsYWhibGFoYmxhaGg=";
+/// The default database URL from 5.0.0 on.
+const DEFAULT_URL: &str = "sqlite:///barbican.sqlite";
+
+/// What of this host or image, besides Barbican's own files, decides how things are reached.
+#[derive(Debug)]
+pub struct Host {
+    /// The host, or the image.
+    pub root: Root,
+    /// The tool's settings.
+    pub settings: Settings,
+    /// The PKCS#11 module to use in place of the configured one, for work on an image.
+    pub module: Option<PathBuf>,
+    /// Our own executable, started as the PKCS#11 worker.
+    pub worker: PathBuf,
+}
+
+/// A deployment within reach.
+#[derive(Debug)]
+pub struct Site {
+    url: Option<Url>,
+    path: Result<PathBuf, String>,
+    wait: std::time::Duration,
+    token: Result<hsm::Config, String>,
+    keys: Keys,
+    /// The login failed once; it is not tried again, since tokens lock themselves.
+    token_failed: Option<String>,
+}
+
+impl Site {
+    /// Reads from the configuration how `release` reaches its database and keys. Nothing is opened yet.
+    ///
+    /// # Errors
+    /// If an option cannot be read or has a value that is not known.
+    pub fn load(host: &Host, config: &Config, release: &Release) -> Result<Self> {
+        let url = database_url(config, release)?;
+        let path = match &url {
+            Some(url) => sqlite_path(&host.root, url).map_err(|e| format!("{e:#}")),
+            None => {
+                Err("no database is configured: neither [database] connection nor [DEFAULT] sql_connection".to_owned())
+            }
+        };
+        let token = token(host, config).map_err(|e| format!("{e:#}"));
+        let simple = simple_keys(config, release)?;
+        let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
+        Ok(Self { url, path, wait: host.settings.lock_timeout, token, keys, token_failed: None })
+    }
+
+    /// Whether a database is configured and its file is there.
+    #[must_use]
+    pub fn has_database(&self) -> bool {
+        self.path.is_ok()
+    }
+
+    /// The database, without a password.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.url.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
+    }
+
+    /// The URL, where one is configured.
+    #[must_use]
+    pub fn url(&self) -> Option<&Url> {
+        self.url.as_ref()
+    }
+
+    /// The SQLite file on this host.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn path(&self) -> Result<&Path> {
+        self.path.as_deref().map_err(|e| anyhow!(e.clone()))
+    }
+
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// If it cannot be opened; never creates one.
+    pub fn open(&self, access: Access) -> Result<Database> {
+        let url = self.url.as_ref().context("no database is configured")?;
+        if url.dialect() != Dialect::Sqlite {
+            return Ok(Database::open(url, Path::new(""), access, self.wait)?);
+        }
+        Ok(Database::open(url, self.path()?, access, self.wait)?)
+    }
+
+    /// The keys, with the token opened if any row needs it.
+    ///
+    /// # Errors
+    /// If the token is needed and cannot be opened. A login that failed is not tried again.
+    pub fn keys(&mut self, needs_token: bool) -> Result<&mut Keys> {
+        if needs_token && self.keys.hsm.is_none() {
+            if let Some(error) = &self.token_failed {
+                bail!("{error}");
+            }
+            let config = self.token.as_ref().map_err(|e| anyhow!(e.clone()))?;
+            match Hsm::spawn(config) {
+                Ok(hsm) => self.keys.hsm = Some(hsm),
+                Err(error) => {
+                    let error = format!("{:#}", anyhow::Error::from(error));
+                    self.token_failed = Some(error.clone());
+                    bail!("{error}");
+                }
+            }
+        }
+        Ok(&mut self.keys)
+    }
+
+    /// Whether a PKCS#11 module is configured.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        self.token.is_ok()
+    }
+
+    /// The mechanisms to try for p11 secrets that do not say theirs.
+    #[must_use]
+    pub fn candidates(&self) -> &[DataMechanism] {
+        &self.keys.candidates
+    }
+
+    /// Those of `units` that run. On an image nothing runs.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn running(&self, _units: &[String]) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    /// Stops units and waits until they are stopped.
+    ///
+    /// # Errors
+    /// If one does not stop.
+    pub fn stop(&self, _units: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Starts units, in order.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub fn start(&self, _units: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Has systemd read its unit files again. On an image there is nobody to tell.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn reload_units(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Judges every KEK and tries every secret of the database.
+    ///
+    /// # Errors
+    /// If the database or the token cannot be used.
+    pub fn survey(&mut self) -> Result<Survey> {
+        let database = self.open(Access::ReadOnly)?;
+        let keks = database.kek_rows()?;
+        let secrets = database.secret_rows()?;
+        let needs_token = keks.iter().any(|k| k.plugin_name == crate::kek::P11_CRYPTO && k.plugin_meta.is_some());
+        survey(&keks, &secrets, self.keys(needs_token)?)
+    }
+}
+
+/// The release numbered `id` and every later one.
+fn from_on(release: &Release, id: &str) -> bool {
+    let order = |id: &str| Catalogue::embedded().ok().and_then(|c| c.releases().iter().position(|r| r.id == id));
+    order(&release.id) >= order(id)
+}
+
+/// The database URL as `release` reads it: only the old name up to 17.0.0, both in 18.0.0, only the new one from 19.0.0 on.
+///
+/// While a run is under way both names may be in the files, or already only the new one; for an old release the new name is taken where the old
+/// one is gone, since only a run of ours removes it.
+fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
+    let new = config.secret("database", "connection")?;
+    let old = config.secret("DEFAULT", "sql_connection")?;
+    let chosen = if from_on(release, "2024.2") {
+        new
+    } else if from_on(release, "2024.1") {
+        new.or(old)
+    } else {
+        old.or(new)
+    };
+    let default = from_on(release, "pike").then(|| SecretString::from(DEFAULT_URL));
+    let Some(url) = chosen.or(default) else { return Ok(None) };
+    Ok(Some(Url::parse(&url).context("[database] connection")?))
+}
+
+fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
+    let path = url.sqlite_path().with_context(|| format!("{url}: not an SQLite file"))?;
+    let path = Path::new(WORKING_DIRECTORY).join(path);
+    root.real_path(&path).with_context(|| format!("database {url}"))
+}
+
+fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>> {
+    let mut keys = config.secrets("simple_crypto_plugin", "kek")?;
+    if !from_on(release, "2025.1") {
+        // One value: the last line counts.
+        keys = keys.pop().into_iter().collect();
+    }
+    if keys.is_empty() && !from_on(release, "2025.2") {
+        keys.push(SecretString::from(PUBLIC_KEK));
+    }
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    SimpleKeys::new(keys).map(Some).context("[simple_crypto_plugin] kek")
+}
+
+/// The mechanisms under which p11 secrets without a recorded one may be: the site's own option first, then those of the time.
+///
+/// Code that recorded none (up to 6.0.1) knew only GCM. CBC is tried last, and only where the site names it: it has no tag, so that a wrong
+/// decryption would pass once in 255 times.
+fn candidates(config: &Config) -> Result<Vec<DataMechanism>> {
+    let configured = match config.first("p11_crypto_plugin", &["encryption_mechanism", "algorithm"])? {
+        Some(name) => Some(name.parse::<DataMechanism>().context("[p11_crypto_plugin] encryption_mechanism")?),
+        None => None,
+    };
+    let mut all: Vec<DataMechanism> = configured.into_iter().filter(|m| m.is_authenticated()).collect();
+    for one in [DataMechanism::SafenetAesGcm, DataMechanism::AesGcm] {
+        if !all.contains(&one) {
+            all.push(one);
+        }
+    }
+    all.extend(configured.filter(|m| !m.is_authenticated()));
+    Ok(all)
+}
+
+fn token(host: &Host, config: &Config) -> Result<hsm::Config> {
+    let text = |name: &str| config.text("p11_crypto_plugin", name);
+    let yes = |value: Option<String>, default: bool| {
+        value.map_or(default, |v| matches!(&*v.to_lowercase(), "true" | "1" | "yes" | "on"))
+    };
+    let module = match (&host.module, text("library_path")?) {
+        (Some(module), _) => module.clone(),
+        (None, Some(_)) if !host.root.is_host() => {
+            bail!(
+                "on an image the configured PKCS#11 module is not loaded: name one of this host with --pkcs11-module"
+            );
+        }
+        (None, Some(path)) => PathBuf::from(path),
+        (None, None) => bail!("[p11_crypto_plugin] library_path is not set"),
+    };
+    let list = |value: Option<String>| -> Vec<String> {
+        value.iter().flat_map(|v| v.split(',')).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty()).collect()
+    };
+    let mut labels = list(text("token_labels")?);
+    labels.extend(text("token_label")?.filter(|_| labels.is_empty()));
+    let slot = text("slot_id")?.map(|v| v.parse::<u64>()).transpose().context("[p11_crypto_plugin] slot_id")?;
+    let hmac_key_type = match text("hmac_key_type")? {
+        Some(name) => name.parse().context("[p11_crypto_plugin] hmac_key_type")?,
+        None => hsm::HmacKeyType::Aes,
+    };
+    let hmac_mechanism = match config.first("p11_crypto_plugin", &["hmac_mechanism", "hmac_keywrap_mechanism"])? {
+        Some(name) => name.parse().context("[p11_crypto_plugin] hmac_mechanism")?,
+        None => hsm::HmacMechanism::Sha256Hmac,
+    };
+    let pin = config.secret("p11_crypto_plugin", "login")?.context("[p11_crypto_plugin] login is not set")?;
+    Ok(hsm::Config {
+        worker: host.worker.clone(),
+        module,
+        pin: SecretString::from(pin.expose_secret().trim().to_owned()),
+        token: Selector { serial: text("token_serial_number")?, labels, slot: slot.or(Some(1)) },
+        rw_session: yes(text("rw_session")?, true),
+        os_locking_ok: yes(text("os_locking_ok")?, false),
+        hmac_key_type,
+        hmac_mechanism,
+        identity: identity(&host.root)?,
+        environment: environment(),
+        timeout: host.settings.hsm_timeout,
+    })
+}
+
+/// Who the service is: the user `barbican` of the root, where we are root and there is one.
+fn identity(root: &Root) -> Result<Option<Identity>> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(None);
+    }
+    let lines = |file: &str| -> Result<String> { Ok(root.read_text(Path::new(file))?.unwrap_or_default()) };
+    let (passwd, group) = (lines("/etc/passwd")?, lines("/etc/group")?);
+    let Some(user) = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&"barbican"))
+    else {
+        return Ok(None);
+    };
+    let number = |index: usize| -> Result<u32> {
+        user.get(index).and_then(|v| v.parse().ok()).with_context(|| "the user barbican in /etc/passwd".to_owned())
+    };
+    let gid = number(3)?;
+    let mut groups = vec![gid];
+    for line in group.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        if fields.get(3).is_some_and(|members| members.split(',').any(|m| m == "barbican")) {
+            groups.extend(fields.get(2).and_then(|g| g.parse::<u32>().ok()));
+        }
+    }
+    Ok(Some(Identity { uid: number(2)?, gid, groups }))
+}
+
+/// What the module may find in its environment: ours, without what would load other code into it.
+fn environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("LD_")).collect()
+}

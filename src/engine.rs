@@ -1,0 +1,279 @@
+//! The loop: run, resume, roll back. What a step does is the step's business; here is only the order of look, journal and act.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::crash;
+use crate::deployment::{Host, Site};
+use crate::files::Root;
+use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
+use crate::plan::Plan;
+use crate::step::{Applied, Context, Observed, Step, Undo};
+use crate::time;
+
+/// Set by SIGTERM and SIGINT: the run stops at the next border between two steps.
+pub static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What the loop tells while it works.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step begins.
+    Begin {
+        /// From 0.
+        index: usize,
+        /// How many steps the plan has.
+        total: usize,
+        /// Which one.
+        step: &'a Step,
+    },
+    /// A step ended.
+    End {
+        /// From 0.
+        index: usize,
+        /// How many steps the plan has.
+        total: usize,
+        /// Which one.
+        step: &'a Step,
+        /// `ok`, `unchanged`, `waiting`, `undone` or `FAILED`.
+        word: &'static str,
+        /// How long it took, in milliseconds.
+        milliseconds: u128,
+        /// Counts and the like; empty if there is nothing to say.
+        detail: &'a str,
+    },
+}
+
+/// How going forward ended, if not by an error of the journal itself.
+#[derive(Debug)]
+pub enum Ended {
+    /// Every step is done.
+    Done,
+    /// The code of this release must be installed.
+    Waiting(String),
+    /// A step failed; it is in the journal.
+    Failed {
+        /// From 0.
+        step: usize,
+        /// The chain of errors.
+        error: anyhow::Error,
+    },
+    /// Asked to stop; the step is the one that would have been next.
+    Stopped {
+        /// From 0.
+        step: usize,
+    },
+}
+
+/// An open run: its plan, its journal, and the lock of the host.
+#[derive(Debug)]
+pub struct Run {
+    /// Its id: the time of its beginning.
+    pub id: String,
+    /// Its directory, inside the root.
+    pub directory: PathBuf,
+    /// What it does.
+    pub plan: Plan,
+    /// How far it came.
+    pub state: RunState,
+    journal: Journal,
+    _lock: Lock,
+}
+
+impl Run {
+    /// Opens a new run: its directory, plan and journal are on disk before `current` points to it.
+    ///
+    /// # Errors
+    /// If another run is open or at work, or something cannot be written; nothing is open then.
+    pub fn begin(root: &Root, lock: Lock, plan: Plan, baseline: &str, by: &str) -> Result<Self> {
+        if let Some(open) = journal::current(root) {
+            bail!("run {open} is open");
+        }
+        let mut now = time::now();
+        while root.exists(&journal::run_directory(&time::id(now))) {
+            now += 1;
+        }
+        let id = time::id(now);
+        let directory = journal::run_directory(&id);
+        root.make_directory(&directory.join("backup"), 0o700)?;
+        root.write(&directory.join("plan.json"), &serde_json::to_vec_pretty(&plan)?, journal::private())?;
+        root.write(&directory.join("baseline.json"), baseline.as_bytes(), journal::private())?;
+        let (mut journal, _) = Journal::open(root, &directory)?;
+        let event = Event::Open { format: journal::FORMAT, plan: plan.digest(), by: by.to_owned() };
+        journal.append(now, event)?;
+        crash::point("run prepared");
+        root.link(&format!("runs/{id}"), &Path::new(journal::STATE).join("current"))?;
+        crash::point("run opened");
+        let state = RunState::replay(&Journal::read(root, &directory)?);
+        Ok(Self { id, directory, plan, state, journal, _lock: lock })
+    }
+
+    /// Opens the run `id` to go on with it, or to go back.
+    ///
+    /// # Errors
+    /// If its journal is damaged, or its plan is not the one that the journal names.
+    pub fn reopen(root: &Root, lock: Lock, id: &str) -> Result<Self> {
+        let directory = journal::run_directory(id);
+        let (journal, records) = Journal::open(root, &directory)?;
+        let state = RunState::replay(&records);
+        let plan = Plan::load(root, &directory, &state)?;
+        Ok(Self { id: id.to_owned(), directory, plan, state, journal, _lock: lock })
+    }
+
+    /// What steps work with.
+    pub fn context<'a>(&self, host: &'a Host, site: &'a mut Site) -> Context<'a> {
+        let (from, to) = (self.plan.from.clone(), self.plan.to.clone());
+        Context { host, site, directory: self.directory.clone(), from, to }
+    }
+
+    fn record(&mut self, event: Event) -> Result<()> {
+        let at = time::now();
+        self.journal.append(at, event)
+    }
+
+    /// Replaces the second half by `plan`'s, made on the facts after the code was installed.
+    ///
+    /// # Errors
+    /// If a step of the second half has begun, or the new plan cannot be written.
+    pub fn replan(&mut self, root: &Root, plan: Plan) -> Result<()> {
+        root.write(&self.directory.join("plan-2.json"), &serde_json::to_vec_pretty(&plan)?, journal::private())?;
+        self.record(Event::Replanned { plan: plan.digest() })?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// Carries out the steps that are not done yet.
+    ///
+    /// # Errors
+    /// Only if the journal cannot be written: what happened last is then not recorded, and `resume` will look.
+    pub fn forward(&mut self, context: &mut Context<'_>, report: &mut dyn FnMut(Progress<'_>)) -> Result<Ended> {
+        let steps = self.plan.steps.clone();
+        let released = steps.iter().position(|s| matches!(s, Step::UnholdUnits { .. }));
+        let begun = released.is_some_and(|i| self.state.get(i).undo.is_some());
+        for (index, step) in steps.iter().enumerate() {
+            // Services must be down and held while we work, whatever happened in between: looked at again on every resume.
+            let again = !begun && matches!(step, Step::StopUnits { .. } | Step::HoldUnits { .. });
+            if self.state.get(index).done.is_some() && !again {
+                continue;
+            }
+            if STOP.load(Ordering::SeqCst) {
+                return Ok(Ended::Stopped { step: index });
+            }
+            let total = steps.len();
+            report(Progress::Begin { index, total, step });
+            let begin = Instant::now();
+            let result = self.one(context, index, step);
+            let milliseconds = begin.elapsed().as_millis();
+            let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });
+            match result {
+                Ok((Applied::Done, changed, detail)) => end(if changed { "ok" } else { "unchanged" }, &detail),
+                Ok((Applied::Waiting(release), ..)) => {
+                    end("waiting", "");
+                    self.record(Event::Waiting { release: release.clone() })?;
+                    return Ok(Ended::Waiting(release));
+                }
+                Err(error) => {
+                    end("FAILED", &format!("{error:#}"));
+                    self.record(Event::StepFailed { step: index, error: format!("{error:#}") })?;
+                    return Ok(Ended::Failed { step: index, error });
+                }
+            }
+        }
+        self.record(Event::Closed { outcome: Outcome::Done })?;
+        self.close(&context.host.root)?;
+        Ok(Ended::Done)
+    }
+
+    /// One step: look; prepare and record what undoes it; act; look again; record that it is done.
+    fn one(&mut self, context: &mut Context<'_>, index: usize, step: &Step) -> Result<(Applied, bool, String)> {
+        let begun = self.state.get(index).undo;
+        if let Observed::After(detail) = look(step, context)? {
+            let changed = begun.is_some();
+            self.done(index, changed, &detail)?;
+            return Ok((Applied::Done, changed, detail));
+        }
+        let undo = match begun {
+            Some(undo) => undo,
+            None => serde_json::to_value(step.prepare(context)?)?,
+        };
+        crash::point("step prepared");
+        let proof = self.journal.started(time::now(), index, undo.clone())?;
+        self.state.step(index).undo.get_or_insert(undo);
+        let applied = step.apply(context, &proof)?;
+        crash::point("step applied");
+        if let Applied::Waiting(release) = applied {
+            return Ok((Applied::Waiting(release), true, String::new()));
+        }
+        match look(step, context)? {
+            Observed::After(detail) => {
+                self.done(index, true, &detail)?;
+                Ok((Applied::Done, true, detail))
+            }
+            Observed::Before | Observed::Foreign(_) => bail!("{}: carried out, but not as it is to be", step.title()),
+        }
+    }
+
+    fn done(&mut self, index: usize, changed: bool, detail: &str) -> Result<()> {
+        self.record(Event::StepDone { step: index, changed, detail: detail.to_owned() })?;
+        self.state.step(index).done = Some((changed, detail.to_owned()));
+        Ok(())
+    }
+
+    /// Undoes the steps that may have acted, the last first. Stops at the first that cannot be undone.
+    ///
+    /// # Errors
+    /// The error of the step that could not be undone; the run stays open.
+    pub fn back(&mut self, context: &mut Context<'_>, why: &str, report: &mut dyn FnMut(Progress<'_>)) -> Result<()> {
+        if journal::current(&context.host.root).as_deref() != Some(self.id.as_str()) {
+            // A finished run is open again while it is undone.
+            context.host.root.link(&format!("runs/{}", self.id), &Path::new(journal::STATE).join("current"))?;
+        }
+        if self.state.phase != Phase::RollingBack {
+            self.record(Event::RollbackStarted { why: why.to_owned() })?;
+            self.state.phase = Phase::RollingBack;
+        }
+        let steps = self.plan.steps.clone();
+        for (index, step) in steps.iter().enumerate().rev() {
+            let state = self.state.get(index);
+            let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
+            let total = steps.len();
+            report(Progress::Begin { index, total, step });
+            let begin = Instant::now();
+            let undo: Undo = serde_json::from_value(undo).context("the journal's undo is not readable")?;
+            crash::point("step to revert");
+            let result = step.revert(context, &undo);
+            crash::point("step reverted");
+            let milliseconds = begin.elapsed().as_millis();
+            let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });
+            match result {
+                Ok(changed) => {
+                    end(if changed { "undone" } else { "unchanged" }, "");
+                    self.record(Event::StepReverted { step: index, changed })?;
+                    self.state.step(index).reverted = true;
+                }
+                Err(error) => {
+                    end("FAILED", &format!("{error:#}"));
+                    self.record(Event::RevertFailed { step: index, error: format!("{error:#}") })?;
+                    return Err(error);
+                }
+            }
+        }
+        self.record(Event::Closed { outcome: Outcome::RolledBack })?;
+        self.close(&context.host.root)
+    }
+
+    fn close(&self, root: &Root) -> Result<()> {
+        crash::point("run closed");
+        root.remove_link(&Path::new(journal::STATE).join("current"))
+    }
+}
+
+/// Looks at a step; what somebody else changed is an error, never overwritten.
+fn look(step: &Step, context: &mut Context<'_>) -> Result<Observed> {
+    match step.observe(context)? {
+        Observed::Foreign(reason) => bail!("{reason}"),
+        seen => Ok(seen),
+    }
+}

@@ -1,0 +1,358 @@
+//! What a run consists of: the closed set of steps, and for each how to look, how to prepare its undo, how to act and how to go back.
+//!
+//! A step does not know the journal, the order or the screen. Safety is decided in the engine; a step only has to be honest in `observe` and
+//! convergent in `apply` and `revert`.
+
+mod data;
+mod file;
+mod schema;
+mod unit;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+pub use data::{BASELINE, proved, restore_kept};
+pub use file::{Edit, edited, paste_dialect, recorded};
+pub use schema::{About, size};
+pub use unit::CodeAwaited;
+
+use crate::config::Config;
+use crate::deployment::{Host, Site};
+use crate::files::Root;
+use crate::journal::Started;
+use crate::release::Catalogue;
+use crate::settings::Settings;
+
+/// One step of a plan, with all it needs to act; no secret is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// Stop the services that run.
+    StopUnits {
+        /// Their units.
+        units: Vec<String>,
+    },
+    /// Keep the services from starting, also over a reboot.
+    HoldUnits {
+        /// All names a barbican unit may have, there or not.
+        units: Vec<String>,
+    },
+    /// Copy the database into the run directory.
+    BackUpDatabase,
+    /// Have the code of a release installed: by the configured command, or by the operator.
+    AwaitCode {
+        /// The release, by its id.
+        release: String,
+    },
+    /// Migrate the schema through one release.
+    MigrateSchema {
+        /// The release, by its id.
+        release: String,
+        /// The revision before.
+        from: String,
+        /// The revision after.
+        to: String,
+    },
+    /// Sign pre-Mitaka KEKs over iv and wrapped key.
+    ResignKeks,
+    /// Write into each p11 secret the mechanism that decrypts it.
+    RecordMechanism,
+    /// Change a file by edits of its text.
+    EditFile {
+        /// The file, inside the root.
+        path: PathBuf,
+        /// What is done to it, in order.
+        edits: Vec<Edit>,
+        /// Digest of the contents before.
+        before: String,
+        /// Digest of the contents after.
+        after: String,
+    },
+    /// See that no KEK is lost or signed the old way.
+    VerifyKeks,
+    /// See that every secret that could be decrypted before still can.
+    VerifySecrets,
+    /// Remember the release that the data is at.
+    RecordRelease {
+        /// The release, by its id.
+        release: String,
+    },
+    /// Let the services start again.
+    UnholdUnits {
+        /// The same names that were held.
+        units: Vec<String>,
+    },
+    /// Start the services that ran before.
+    StartUnits {
+        /// Their units, in order.
+        units: Vec<String>,
+    },
+}
+
+/// What undoes a step, written to the journal before the step acts. Values and keys stay in files of the run's `backup/`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Undo {
+    /// There is nothing to undo.
+    Nothing,
+    /// Restore the database from the run's backup.
+    Database,
+    /// Put back old values of rows, kept in this file of the run directory.
+    Rows {
+        /// Its name.
+        file: String,
+        /// How many.
+        rows: usize,
+    },
+    /// Put back a file.
+    File {
+        /// Its copy in the run directory; none if there was no file.
+        copy: Option<String>,
+        /// Digest of the copy.
+        digest: String,
+    },
+    /// Release the units held; those listed were held already.
+    Hold {
+        /// Held before this run.
+        before: Vec<String>,
+    },
+    /// Hold the units again. The fingerprint of the database tells whether anything was written since.
+    Unhold {
+        /// Taken just before.
+        fingerprint: Option<String>,
+    },
+    /// Start these units.
+    Start {
+        /// They ran before.
+        units: Vec<String>,
+    },
+    /// Stop these units.
+    Stop {
+        /// They did not run before.
+        units: Vec<String>,
+    },
+    /// Put back what was recorded as the data's release.
+    Release {
+        /// The record's text; none if there was none.
+        record: Option<String>,
+    },
+    /// Have the code of the old release installed.
+    Code {
+        /// Its id.
+        release: String,
+    },
+}
+
+/// What a look at the world says of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// As it is to be after the step. With a word on it.
+    After(String),
+    /// As it was before the step.
+    Before,
+    /// Neither: somebody else's doing. The reason names the object and the remedy.
+    Foreign(String),
+}
+
+/// What a step did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is done.
+    Done,
+    /// The code of this release must be installed by the operator first.
+    Waiting(String),
+}
+
+/// What steps work with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The host or image.
+    pub host: &'a Host,
+    /// How to reach database, token and keys.
+    pub site: &'a mut Site,
+    /// The run directory, inside the root.
+    pub directory: PathBuf,
+    /// The release that the run comes from, by its id; empty where a run is not between releases.
+    pub from: String,
+    /// The release that the run goes to, by its id; empty where a run is not between releases.
+    pub to: String,
+}
+
+impl Context<'_> {
+    /// A file of the run directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn root(&self) -> &Root {
+        &self.host.root
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.host.settings
+    }
+
+    /// The id of the run.
+    fn run(&self) -> String {
+        self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Whether the run ends before the release `id`. A run that is not between releases has no end in this sense.
+    fn to_before(&self, id: &str) -> Result<bool> {
+        let catalogue = Catalogue::embedded()?;
+        match (catalogue.by_id(&self.to), catalogue.by_id(id)) {
+            (Some(to), Some(other)) => Ok(to.is_before(other)),
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads the files as they are now, as the release that the run goes to will read them.
+    fn reload_as_target(&mut self) -> Result<()> {
+        if let Some(to) = Catalogue::embedded()?.by_id(&self.to) {
+            let config = Config::load(&self.host.root, &self.host.settings.config_file)?;
+            *self.site = Site::load(self.host, &config, to)?;
+        }
+        Ok(())
+    }
+
+    /// `encryption_mechanism` as 7.0.0 and later read it.
+    fn configured_mechanism(&self) -> Result<String> {
+        let config = Config::load(&self.host.root, &self.host.settings.config_file)?;
+        let names = ["encryption_mechanism", "algorithm"];
+        Ok(config.first("p11_crypto_plugin", &names)?.unwrap_or_else(|| "CKM_AES_CBC".to_owned()))
+    }
+}
+
+impl Step {
+    /// A short name for the operator, as in the progress lines.
+    #[must_use]
+    pub fn title(&self) -> String {
+        match self {
+            Self::StopUnits { .. } => "stop services".to_owned(),
+            Self::HoldUnits { .. } => "hold services".to_owned(),
+            Self::BackUpDatabase => "back up database".to_owned(),
+            Self::AwaitCode { release } => format!("code of {release}"),
+            Self::MigrateSchema { to, .. } => format!("schema {to}"),
+            Self::ResignKeks => "KEK signatures".to_owned(),
+            Self::RecordMechanism => "secret mechanism".to_owned(),
+            Self::EditFile { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            Self::VerifyKeks => "verify KEKs".to_owned(),
+            Self::VerifySecrets => "verify secrets".to_owned(),
+            Self::RecordRelease { .. } => "record release".to_owned(),
+            Self::UnholdUnits { .. } => "release services".to_owned(),
+            Self::StartUnits { .. } => "start services".to_owned(),
+        }
+    }
+
+    /// Whether the step writes to the database.
+    #[must_use]
+    pub fn writes_database(&self) -> bool {
+        matches!(self, Self::MigrateSchema { .. } | Self::ResignKeks | Self::RecordMechanism)
+    }
+
+    /// Looks, and changes nothing.
+    ///
+    /// # Errors
+    /// If it cannot look. That is never taken for "before".
+    pub fn observe(&self, context: &mut Context<'_>) -> Result<Observed> {
+        match self {
+            Self::StopUnits { units } => unit::observe_stopped(context, units),
+            Self::HoldUnits { units } => unit::observe_held(context, units),
+            Self::BackUpDatabase => schema::observe_backup(context),
+            Self::AwaitCode { release } => unit::observe_code(context, release),
+            Self::MigrateSchema { from, to, .. } => schema::observe(context, from, to),
+            Self::ResignKeks => data::observe_keks(context),
+            Self::RecordMechanism => data::observe_mechanisms(context),
+            Self::EditFile { path, before, after, .. } => file::observe(context, path, before, after),
+            Self::VerifyKeks => data::verify_keks(context),
+            Self::VerifySecrets => data::verify_secrets(context),
+            Self::RecordRelease { release } => file::observe_release(context, release),
+            Self::UnholdUnits { units } => unit::observe_released(context, units),
+            Self::StartUnits { units } => unit::observe_started(context, units),
+        }
+    }
+
+    /// Puts on disk what is needed to go back, and says what that is. Nothing of the deployment is changed.
+    ///
+    /// # Errors
+    /// If it cannot be kept (no space): the step must not act then.
+    pub fn prepare(&self, context: &mut Context<'_>) -> Result<Undo> {
+        match self {
+            Self::StopUnits { units } => Ok(Undo::Start { units: units.clone() }),
+            Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
+            Self::HoldUnits { units } => unit::prepare_hold(context, units),
+            Self::UnholdUnits { .. } => unit::prepare_unhold(context),
+            Self::AwaitCode { .. } => Ok(Undo::Code { release: context.from.clone() }),
+            Self::MigrateSchema { .. } => schema::prepare(context),
+            Self::ResignKeks => data::prepare_keks(context),
+            Self::RecordMechanism => data::prepare_mechanisms(context),
+            Self::EditFile { path, .. } => file::prepare(context, path),
+            Self::RecordRelease { .. } => file::prepare_release(context),
+            Self::BackUpDatabase | Self::VerifyKeks | Self::VerifySecrets => Ok(Undo::Nothing),
+        }
+    }
+
+    /// Acts. Asks for the proof that what undoes it is in the journal.
+    ///
+    /// # Errors
+    /// If it could not be done; a look tells how far it came.
+    pub fn apply(&self, context: &mut Context<'_>, _proof: &Started) -> Result<Applied> {
+        match self {
+            Self::StopUnits { units } => unit::stop(context, units)?,
+            Self::HoldUnits { units } => unit::hold(context, units)?,
+            Self::BackUpDatabase => schema::back_up(context)?,
+            Self::AwaitCode { release } => return unit::install(context, release),
+            Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
+            Self::ResignKeks => data::resign(context)?,
+            Self::RecordMechanism => data::record_mechanisms(context)?,
+            Self::EditFile { path, edits, before, after } => file::apply(context, path, edits, before, after)?,
+            Self::RecordRelease { release } => file::record_release(context, release)?,
+            Self::UnholdUnits { units } => unit::release(context, units)?,
+            Self::StartUnits { units } => unit::start(context, units)?,
+            // What is only looked at is done by looking.
+            Self::VerifyKeks | Self::VerifySecrets => {}
+        }
+        Ok(Applied::Done)
+    }
+
+    /// Undoes the step. Tells whether anything had to be changed for it.
+    ///
+    /// # Errors
+    /// If it cannot be undone; nothing else is undone then.
+    pub fn revert(&self, context: &mut Context<'_>, undo: &Undo) -> Result<bool> {
+        match (self, undo) {
+            (_, Undo::Nothing) => Ok(false),
+            (_, Undo::Database) => schema::restore(context),
+            (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),
+            (_, Undo::Rows { file, .. }) => data::restore_mechanisms(context, file),
+            (Self::EditFile { path, after, .. }, Undo::File { copy, digest }) => {
+                file::restore(context, path, after, copy.as_deref(), digest)
+            }
+            (Self::HoldUnits { units }, Undo::Hold { before }) => unit::revert_hold(context, units, before),
+            (Self::UnholdUnits { units }, Undo::Unhold { .. }) => {
+                let changed = !matches!(unit::observe_held(context, units)?, Observed::After(_));
+                unit::hold(context, units)?;
+                Ok(changed)
+            }
+            (_, Undo::Start { units }) => unit::start_again(context, units),
+            (_, Undo::Stop { units }) => unit::stop_again(context, units),
+            (_, Undo::Release { record }) => file::restore_release(context, record.as_deref()),
+            (_, Undo::Code { release }) => unit::revert_code(context, release),
+            (step, undo) => {
+                anyhow::bail!("{} cannot be undone by {undo:?}: the journal does not fit the plan", step.title())
+            }
+        }
+    }
+}
+
+/// Reads a JSON file of the run directory.
+///
+/// # Errors
+/// If it is missing or not what it should be.
+pub fn read_json<T: for<'a> Deserialize<'a>>(root: &Root, path: &Path) -> Result<T> {
+    let text = root.read_text(path)?.with_context(|| format!("{} is missing", root.shown(path).display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", root.shown(path).display()))
+}

@@ -1,0 +1,127 @@
+//! Steps on services and on the code.
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Applied, Context, Observed, Undo};
+use crate::command;
+use crate::db::Access;
+use crate::deployment::{Code, installed_code};
+use crate::units;
+
+/// Data and files are back as they were; the code of this release has to be installed again before services may start.
+#[derive(Debug, thiserror::Error)]
+#[error("data and files are back, the code is not: install {release} again; services stay held until then")]
+pub struct CodeAwaited {
+    /// The release, by its id.
+    pub release: String,
+}
+
+pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
+    let held = units::held(context.root(), names)?;
+    Ok(if held.len() == names.len() { Observed::After(String::new()) } else { Observed::Before })
+}
+
+pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Undo> {
+    Ok(Undo::Hold { before: units::held(context.root(), names)? })
+}
+
+pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    units::hold_files(context.root(), names)?;
+    context.site.reload_units()
+}
+
+pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
+    let held = units::held(context.root(), names)?;
+    Ok(if held.is_empty() { Observed::After(String::new()) } else { Observed::Before })
+}
+
+pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
+    let fingerprint = match context.site.open(Access::ReadOnly) {
+        Ok(database) => Some(database.fingerprint()?),
+        Err(_) if !context.site.has_database() => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Undo::Unhold { fingerprint })
+}
+
+pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    units::unhold_files(context.root(), names)?;
+    context.site.reload_units()
+}
+
+pub(super) fn revert_hold(context: &mut Context<'_>, names: &[String], before: &[String]) -> Result<bool> {
+    let ours: Vec<String> = names.iter().filter(|n| !before.contains(n)).cloned().collect();
+    let changed = units::unhold_files(context.root(), &ours)?;
+    context.site.reload_units()?;
+    Ok(changed)
+}
+
+pub(super) fn observe_stopped(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
+    let running = context.site.running(names)?;
+    Ok(if running.is_empty() { Observed::After(format!("{} stopped", names.len())) } else { Observed::Before })
+}
+
+pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    context.site.stop(names)
+}
+
+pub(super) fn observe_started(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
+    let running = context.site.running(names)?;
+    Ok(if running.len() == names.len() { Observed::After(format!("{} run", names.len())) } else { Observed::Before })
+}
+
+pub(super) fn start(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    context.site.start(names)
+}
+
+pub(super) fn start_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
+    let changed = context.site.running(names)?.len() != names.len();
+    context.site.start(names)?;
+    Ok(changed)
+}
+
+pub(super) fn stop_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
+    let changed = !context.site.running(names)?.is_empty();
+    context.site.stop(names)?;
+    Ok(changed)
+}
+
+pub(super) fn observe_code(context: &Context<'_>, release: &str) -> Result<Observed> {
+    Ok(match installed_code(context.root(), context.settings())? {
+        Code::None => Observed::After("no code here: data and files only".to_owned()),
+        Code::At { release: Some(now), version, .. } if now == release => Observed::After(version),
+        Code::At { .. } => Observed::Before,
+    })
+}
+
+/// Installs the code by the configured command, or says that it is awaited.
+pub(super) fn install(context: &Context<'_>, release: &str) -> Result<Applied> {
+    let Some(line) = &context.settings().upgrade_command else { return Ok(Applied::Waiting(release.to_owned())) };
+    run_code_command(line, &context.from, release).context("[code] upgrade_command")?;
+    if !matches!(observe_code(context, release)?, Observed::After(_)) {
+        bail!("[code] upgrade_command ended well, but the code is not that of {release}");
+    }
+    Ok(Applied::Done)
+}
+
+fn run_code_command(line: &str, from: &str, to: &str) -> Result<()> {
+    let environment = [("KEYMGR_UPGRADE_FROM", from), ("KEYMGR_UPGRADE_TO", to)];
+    command::run(&["/bin/sh", "-c", line], &environment).map(drop)
+}
+
+/// The old code must be there before old data is served again.
+pub(super) fn revert_code(context: &Context<'_>, old: &str) -> Result<bool> {
+    match installed_code(context.root(), context.settings())? {
+        Code::None => return Ok(false),
+        Code::At { release: Some(now), .. } if now == old => return Ok(false),
+        Code::At { .. } => {}
+    }
+    let Some(line) = &context.settings().rollback_command else {
+        return Err(CodeAwaited { release: old.to_owned() }.into());
+    };
+    run_code_command(line, &context.from, old).context("[code] rollback_command")?;
+    match installed_code(context.root(), context.settings())? {
+        Code::At { release: Some(now), .. } if now == old => Ok(true),
+        _ => bail!("[code] rollback_command ended well, but the code is not that of {old}; services stay held"),
+    }
+}
