@@ -1,6 +1,7 @@
 //! Upgrades OpenStack Barbican, the key manager, without losing secrets.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+pub mod approval;
 pub mod cli;
 pub mod command;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod deployment;
 pub mod engine;
 pub mod error;
 pub mod files;
+pub mod finding;
 pub mod hsm;
 pub mod ini;
 pub mod journal;
@@ -21,4 +23,5 @@ pub mod release;
 pub mod settings;
 pub mod step;
 pub mod time;
+pub mod ui;
 pub mod units;

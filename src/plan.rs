@@ -1,13 +1,20 @@
-//! What is to be done, decided from facts alone: no file, no clock, no database.
+//! What is to be done, decided from facts alone: no clock, no database. Files are edited in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::deployment::{Code, Deployment, Host};
 use crate::files::{Root, digest};
+use crate::ini::Document;
 use crate::journal::RunState;
-use crate::step::{Step, read_json};
+use crate::kek::{SecretVerdict, Survey};
+use crate::options::{self, Conflict, Surroundings};
+use crate::paste::Rule;
+use crate::release::{Catalogue, Edit as OptionEditKind, OptionEdit, Release};
+use crate::step::{Edit, Step, edited, paste_dialect, read_json};
+use crate::{db, units};
 
 /// What kind of run a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,16 +49,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A plan of steps that are not between releases.
+    #[must_use]
+    pub fn of(kind: Kind, steps: Vec<Step>) -> Self {
+        Self { format: 1, kind, from: String::new(), to: String::new(), path: Vec::new(), steps }
+    }
+
     /// A short name for these very steps; an approval is for one digest.
     #[must_use]
     pub fn digest(&self) -> String {
         digest(serde_json::to_string(self).unwrap_or_default().as_bytes())
-    }
-
-    /// Whether nothing is to be done besides looking.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     /// The index of the step that awaits the code, where there is one.
@@ -72,10 +79,259 @@ impl Plan {
         let plan: Self = read_json(root, &directory.join(name))?;
         if wanted != Some(&plan.digest()) {
             bail!(
-                "{}: not the plan that the journal names; restore it or roll back by hand with backup/RESTORE.txt",
+                "{}: not the plan that the journal names; restore it, or go back by hand with backup/RESTORE.txt",
                 root.shown(&directory.join(name)).display()
             );
         }
         Ok(plan)
     }
+}
+
+/// A file that the plan edits.
+#[derive(Debug)]
+pub struct FileChange {
+    /// The file.
+    pub path: PathBuf,
+    /// Its edits.
+    pub edits: Vec<Edit>,
+    /// In words, what changes. No values.
+    pub words: Vec<String>,
+    /// Its text before.
+    pub before: Document,
+    /// Its text after.
+    pub after: Document,
+}
+
+/// A plan with what it was made of.
+#[derive(Debug)]
+pub struct Draft {
+    /// The plan.
+    pub plan: Plan,
+    /// The files it changes.
+    pub files: Vec<FileChange>,
+    /// Options that contradict each other.
+    pub conflicts: Vec<Conflict>,
+    /// The releases on the way.
+    pub path: Vec<&'static Release>,
+}
+
+/// Plans the way of a deployment along `path` to its last release.
+///
+/// # Errors
+/// If a file cannot be edited as the catalogue asks. What only the operator can settle is in `conflicts`.
+pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) -> Result<Draft> {
+    let to = path.last().copied().unwrap_or(deployment.from.release);
+    let (files, conflicts) = file_changes(deployment, host, path, to)?;
+    let mut steps = Vec::new();
+    let names = units::names(&host.settings.units)?;
+    if !deployment.running.is_empty() {
+        steps.push(Step::StopUnits { units: deployment.running.clone() });
+    }
+    steps.push(Step::HoldUnits { units: names.clone() });
+    let schema = schema_steps(deployment.revision(), to)?;
+    let data = data_steps(deployment, to)?;
+    let writes = !schema.is_empty() || rows_to_change(deployment);
+    if writes && host.settings.backup {
+        steps.push(Step::BackUpDatabase);
+    }
+    if deployment.code != Code::None || host.settings.upgrade_command.is_some() {
+        steps.push(Step::AwaitCode { release: to.id.clone() });
+    }
+    steps.extend(schema);
+    steps.extend(data);
+    if host.settings.edit_files {
+        for file in &files {
+            steps.push(Step::EditFile {
+                path: file.path.clone(),
+                edits: file.edits.clone(),
+                before: digest(&file.before.to_bytes()),
+                after: digest(&file.after.to_bytes()),
+            });
+        }
+    }
+    steps.extend([Step::VerifyKeks, Step::VerifySecrets]);
+    steps.push(Step::RecordRelease { release: to.id.clone() });
+    steps.push(Step::UnholdUnits { units: names });
+    if !deployment.running.is_empty() {
+        steps.push(Step::StartUnits { units: deployment.running.clone() });
+    }
+    let plan = Plan {
+        format: 1,
+        kind: Kind::Upgrade,
+        from: deployment.from.release.id.clone(),
+        to: to.id.clone(),
+        path: path.iter().map(|r| r.id.clone()).collect(),
+        steps,
+    };
+    Ok(Draft { plan, files, conflicts, path: path.to_vec() })
+}
+
+/// One step for each release up to `to` that has revisions the database lacks: also revisions that came late in the series of a release passed
+/// already (Kilo's 6a4457517a3).
+///
+/// # Errors
+/// If a revision is not known.
+pub fn schema_steps(revision: Option<&str>, to: &Release) -> Result<Vec<Step>> {
+    let Some(now) = revision else { return Ok(Vec::new()) };
+    let place = |id: &str| db::position(id).with_context(|| format!("revision {id} is not known"));
+    let mut at = now.to_owned();
+    let mut steps = Vec::new();
+    for release in Catalogue::embedded()?.releases().iter().filter(|r| !to.is_before(r)) {
+        let Some(last) = release.revisions.last() else { continue };
+        if place(last)? > place(&at)? {
+            steps.push(Step::MigrateSchema { release: release.id.clone(), from: at.clone(), to: last.clone() });
+            at.clone_from(last);
+        }
+    }
+    Ok(steps)
+}
+
+/// KEKs show by themselves how they are signed, secrets whether they name their mechanism: looked at on every hop, whatever release it is.
+fn data_steps(deployment: &Deployment, to: &Release) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    if deployment.uses_token() {
+        for release in Catalogue::embedded()?.releases().iter().filter(|r| !to.is_before(r)) {
+            steps.extend(release.data.iter().map(|step| match step {
+                crate::release::DataStep::ResignKeks => Step::ResignKeks,
+                crate::release::DataStep::RecordMechanism => Step::RecordMechanism,
+            }));
+        }
+    }
+    Ok(steps)
+}
+
+fn rows_to_change(deployment: &Deployment) -> bool {
+    let old = deployment.survey.as_ref().is_ok_and(|s| s.kek_counts().contains_key("old"));
+    let mechanisms = deployment.facts.p11_mechanisms.as_ref();
+    old || mechanisms.is_some_and(|m| m.get("").is_some_and(|n| *n > 0))
+}
+
+/// The mechanism that decrypted most of the p11 secrets.
+#[must_use]
+pub fn proved_mechanism(survey: &Survey) -> Option<String> {
+    let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+    for entry in survey.secrets.values() {
+        if let SecretVerdict::Proved { mechanism: Some(mechanism) } = &entry.verdict {
+            *counts.entry(mechanism.to_string()).or_default() += 1;
+        }
+    }
+    counts.into_iter().max_by_key(|(_, n)| *n).map(|(name, _)| name)
+}
+
+/// The files as the way along `path` changes them, and the options that contradict each other.
+///
+/// # Errors
+/// If a file cannot be edited.
+pub fn file_changes(
+    deployment: &Deployment,
+    host: &Host,
+    path: &[&'static Release],
+    to: &'static Release,
+) -> Result<(Vec<FileChange>, Vec<Conflict>)> {
+    let mut conflicts = Vec::new();
+    let mut changes: Vec<FileChange> = Vec::new();
+    for (index, file) in deployment.config.files.iter().enumerate() {
+        changes.push(unchanged(&file.path, &file.document));
+        debug_assert_eq!(changes.len(), index + 1);
+    }
+    for edit in option_edits(deployment, path, to)? {
+        edit_options(deployment, edit, to, &mut changes, &mut conflicts)?;
+    }
+    if let Some(paste) = &deployment.paste {
+        let mut change = unchanged(&paste.path, &paste.document);
+        for name in path.iter().flat_map(|r| &r.paste) {
+            let rule: Rule = serde_json::from_value(name.as_str().into()).with_context(|| format!("rule {name}"))?;
+            let words = rule.apply(&mut change.after, paste_dialect(&to.id)?)?;
+            if !words.is_empty() {
+                change.edits.push(Edit::Paste { rule, target: to.id.clone() });
+                change.words.extend(words.iter().map(ToString::to_string));
+            }
+        }
+        changes.push(change);
+    }
+    changes.retain(|c| c.before.to_bytes() != c.after.to_bytes());
+    for change in &changes {
+        // What the run will do from the edits' names must be what was decided here.
+        let (bytes, _) = edited(&host.root, &change.path, &change.before.to_bytes(), &change.edits)?;
+        if bytes != change.after.to_bytes() {
+            bail!("{}: the edits by name differ from those planned", change.path.display());
+        }
+    }
+    Ok((changes, conflicts))
+}
+
+fn unchanged(path: &Path, document: &Document) -> FileChange {
+    FileChange {
+        path: path.to_owned(),
+        edits: Vec::new(),
+        words: Vec::new(),
+        before: document.clone(),
+        after: document.clone(),
+    }
+}
+
+/// The edits that a way asks for: those of its releases, and of earlier ones the renames whose old name had to stay until now.
+fn option_edits(
+    deployment: &Deployment,
+    path: &[&'static Release],
+    to: &'static Release,
+) -> Result<Vec<&'static OptionEdit>> {
+    let catalogue = Catalogue::embedded()?;
+    let late = catalogue.releases().iter().filter(|r| !deployment.from.release.is_before(r)).flat_map(|r| &r.options);
+    let late = late.filter(|edit| match &edit.edit {
+        OptionEditKind::Rename { keep_old_until: Some(until), .. }
+        | OptionEditKind::Fold { keep_old_until: Some(until), .. } => !catalogue.keeps_old(Some(until), to),
+        _ => false,
+    });
+    let on_the_way = catalogue.option_edits(path, &deployment.facts);
+    Ok(late.chain(on_the_way.into_iter().map(|a| a.what)).collect())
+}
+
+fn edit_options(
+    deployment: &Deployment,
+    edit: &'static OptionEdit,
+    to: &'static Release,
+    changes: &mut [FileChange],
+    conflicts: &mut Vec<Conflict>,
+) -> Result<()> {
+    let proved = match (&edit.edit, &deployment.survey) {
+        (OptionEditKind::Pin { proved: Some(_), .. }, Ok(survey)) => proved_mechanism(survey),
+        _ => None,
+    };
+    let set_anywhere = match &edit.edit {
+        OptionEditKind::Pin { option, .. } => {
+            let mut set = options::is_set(&deployment.config, option)?;
+            for change in changes.iter() {
+                set |= change.after.get(crate::ini::Dialect::Oslo, &option.group, &option.name)?.is_some();
+            }
+            set
+        }
+        _ => false,
+    };
+    for (index, change) in changes.iter_mut().enumerate() {
+        let around = Surroundings {
+            target: to,
+            main: index == 0,
+            set_anywhere,
+            merge: deployment.config.legacy.as_ref().map(|f| &f.document),
+            proved: proved.as_deref(),
+        };
+        match options::apply(&edit.edit, &mut change.after, around) {
+            Ok(words) if words.is_empty() => {}
+            Ok(words) => {
+                change.words.extend(words);
+                change.edits.push(Edit::Option {
+                    id: edit.id.clone(),
+                    target: to.id.clone(),
+                    main: index == 0,
+                    proved: proved.clone(),
+                });
+            }
+            Err(error) => match error.downcast::<Conflict>() {
+                Ok(conflict) => conflicts.push(conflict),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use crate::db::{Access, Database, Dialect, Url};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
-use crate::release::{Catalogue, Release};
+use crate::release::Release;
 use crate::settings::Settings;
 
 /// Where the service's relative paths begin: the home of the user `barbican` in the distributions' packages.
@@ -182,12 +182,6 @@ impl Site {
     }
 }
 
-/// The release numbered `id` and every later one.
-fn from_on(release: &Release, id: &str) -> bool {
-    let order = |id: &str| Catalogue::embedded().ok().and_then(|c| c.releases().iter().position(|r| r.id == id));
-    order(&release.id) >= order(id)
-}
-
 /// The database URL as `release` reads it: only the old name up to 17.0.0, both in 18.0.0, only the new one from 19.0.0 on.
 ///
 /// While a run is under way both names may be in the files, or already only the new one; for an old release the new name is taken where the old
@@ -195,14 +189,14 @@ fn from_on(release: &Release, id: &str) -> bool {
 fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
     let new = config.secret("database", "connection")?;
     let old = config.secret("DEFAULT", "sql_connection")?;
-    let chosen = if from_on(release, "2024.2") {
+    let chosen = if release.order_at_least("2024.2") {
         new
-    } else if from_on(release, "2024.1") {
+    } else if release.order_at_least("2024.1") {
         new.or(old)
     } else {
         old.or(new)
     };
-    let default = from_on(release, "pike").then(|| SecretString::from(DEFAULT_URL));
+    let default = release.order_at_least("pike").then(|| SecretString::from(DEFAULT_URL));
     let Some(url) = chosen.or(default) else { return Ok(None) };
     Ok(Some(Url::parse(&url).context("[database] connection")?))
 }
@@ -215,11 +209,11 @@ fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
 
 fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>> {
     let mut keys = config.secrets("simple_crypto_plugin", "kek")?;
-    if !from_on(release, "2025.1") {
+    if !release.order_at_least("2025.1") {
         // One value: the last line counts.
         keys = keys.pop().into_iter().collect();
     }
-    if keys.is_empty() && !from_on(release, "2025.2") {
+    if keys.is_empty() && !release.order_at_least("2025.2") {
         keys.push(SecretString::from(PUBLIC_KEK));
     }
     if keys.is_empty() {

@@ -67,6 +67,11 @@ impl Release {
         self.order < other.order
     }
 
+    /// Whether this is the release `id` or a later one; no for an id that is not known.
+    pub fn order_at_least(&self, id: &str) -> bool {
+        super::Catalogue::embedded().ok().and_then(|c| c.by_id(id)).is_some_and(|other| !self.is_before(other))
+    }
+
     /// The schema head of its last version: where a hop to this release ends.
     pub fn head(&self) -> Option<&Head> {
         self.heads.last()

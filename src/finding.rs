@@ -1,0 +1,395 @@
+//! What stops or endangers an upgrade: judged from facts, without looking or touching.
+
+use serde::Serialize;
+
+use crate::config::File;
+use crate::db::{Ledger, Offence};
+use crate::deployment::{Code, Deployment};
+use crate::kek::Survey;
+use crate::paste::{self, V1};
+use crate::plan::Draft;
+use crate::release::{Applicable, Note, PathError, Release, Severity as NoteSeverity};
+use crate::settings::Settings;
+use crate::step::{paste_dialect, size};
+
+/// How grave a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Looked at, and well.
+    Ok,
+    /// To be looked at.
+    Warn,
+    /// Stops the upgrade.
+    Fail,
+}
+
+/// A finding.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finding {
+    /// Stable name.
+    pub id: String,
+    /// How grave.
+    pub severity: Severity,
+    /// What was found, one line.
+    pub title: String,
+    /// Which rows, lines, options.
+    pub evidence: Vec<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// The operator may accept it by its id.
+    pub approvable: bool,
+}
+
+impl Finding {
+    fn new(id: &str, severity: Severity, title: impl Into<String>) -> Self {
+        Self { id: id.to_owned(), severity, title: title.into(), evidence: Vec::new(), remedy: None, approvable: false }
+    }
+
+    fn ok(id: &str, title: impl Into<String>) -> Self {
+        Self::new(id, Severity::Ok, title)
+    }
+
+    fn warn(id: &str, title: impl Into<String>) -> Self {
+        Self::new(id, Severity::Warn, title)
+    }
+
+    fn fail(id: &str, title: impl Into<String>) -> Self {
+        Self::new(id, Severity::Fail, title)
+    }
+
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    fn evidence(mut self, evidence: Vec<String>) -> Self {
+        self.evidence = evidence;
+        self
+    }
+
+    fn approvable(mut self) -> Self {
+        self.approvable = true;
+        self
+    }
+}
+
+/// All that findings are judged from.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// The facts.
+    pub deployment: &'a Deployment,
+    /// The tool's settings.
+    pub settings: &'a Settings,
+    /// The plan, or why there is no way.
+    pub draft: Result<&'a Draft, &'a PathError>,
+    /// The release to go to.
+    pub to: &'a Release,
+    /// Rows in the way of the schema.
+    pub offences: &'a [Offence],
+    /// The notes that apply.
+    pub notes: &'a [Applicable<'static, Note>],
+    /// Ids that the operator approved or acknowledged.
+    pub approved: &'a [String],
+    /// An open run.
+    pub open_run: Option<&'a str>,
+}
+
+/// Judges. In the order in which an operator wants to read them: the gravest first.
+#[must_use]
+pub fn findings(case: &Case<'_>) -> Vec<Finding> {
+    let mut all = Vec::new();
+    run(case, &mut all);
+    way(case, &mut all);
+    notes(case, &mut all);
+    code(case, &mut all);
+    schema(case, &mut all);
+    keys(case, &mut all);
+    files(case, &mut all);
+    backup(case, &mut all);
+    for finding in &mut all {
+        if finding.approvable && finding.severity == Severity::Fail && case.approved.contains(&finding.id) {
+            finding.severity = Severity::Warn;
+            finding.title.push_str(" (accepted)");
+        }
+    }
+    all.sort_by(|a, b| b.severity.cmp(&a.severity));
+    all
+}
+
+fn run(case: &Case<'_>, all: &mut Vec<Finding>) {
+    if let Some(run) = case.open_run {
+        all.push(Finding::fail("run-open", format!("run {run} is not finished")).remedy("keymgr-upgrade status"));
+    }
+    if !case.deployment.held.is_empty() && case.open_run.is_none() {
+        let title =
+            format!("{} unit names are held, by hand or by another controller's run", case.deployment.held.len());
+        all.push(Finding::warn("units-held", title).remedy("keymgr-upgrade units unhold, when the service may start"));
+    }
+}
+
+fn way(case: &Case<'_>, all: &mut Vec<Finding>) {
+    match case.draft {
+        Ok(_) | Err(PathError::Same(_)) => {}
+        Err(error) => {
+            let mut finding = Finding::fail("way", error.to_string());
+            let mut hints = error.hints().into_iter();
+            finding.remedy = hints.next();
+            finding.evidence = hints.collect();
+            all.push(finding);
+        }
+    }
+}
+
+fn notes(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let critical: Vec<&str> = case
+        .notes
+        .iter()
+        .filter(|n| n.what.severity == NoteSeverity::Critical && !case.approved.contains(&n.what.id))
+        .map(|n| n.what.id.as_str())
+        .collect();
+    if critical.is_empty() {
+        let title = format!("{} release notes apply, none critical and unapproved", case.notes.len());
+        all.push(Finding::ok("notes", title));
+        return;
+    }
+    let plural = if critical.len() == 1 { "note" } else { "notes" };
+    let title = format!("{} critical {plural} not approved", critical.len());
+    let evidence = critical.iter().map(|id| (*id).to_owned()).collect();
+    let remedy = format!("keymgr-upgrade approve --to {}{}", case.to.id, fast_forward(case));
+    all.push(Finding::fail("notes", title).evidence(evidence).remedy(remedy));
+}
+
+fn fast_forward(case: &Case<'_>) -> &'static str {
+    match case.draft {
+        Ok(draft) if draft.path.len() > 1 => " --fast-forward",
+        _ => "",
+    }
+}
+
+fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let deployment = case.deployment;
+    match &deployment.code {
+        Code::None => all.push(Finding::warn("code", "no Barbican is installed here: data and files only")),
+        Code::At { release: None, unknown, version, .. } => {
+            let why = unknown.as_ref().map_or_else(|| version.clone(), ToString::to_string);
+            all.push(Finding::fail("code", why).remedy("install a keymgr-upgrade that knows this release"));
+        }
+        Code::At { version, how, python, .. } => {
+            all.push(Finding::ok("code", format!("Barbican {version} ({how})")));
+            if let Some(python) = python.filter(|p| !case.to.python.allows(*p)) {
+                let title = format!("{} runs on Python {}, here is {python}", case.to.name, case.to.python);
+                all.push(
+                    Finding::warn("python", title).remedy("the new code brings its own Python, or needs one first"),
+                );
+            }
+        }
+    }
+    if deployment.from.mid_hop {
+        let title = format!("schema revision {} is in the middle of a release", deployment.revision().unwrap_or("?"));
+        let finding = Finding::warn("schema-mid-hop", title);
+        all.push(finding.remedy("somebody's migration stopped there; this run carries it to the end"));
+    }
+}
+
+fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let facts = match &case.deployment.database {
+        Ok(facts) => facts,
+        Err(why) => {
+            all.push(
+                Finding::fail("database", why.clone()).remedy("bring the database within reach; nothing was touched"),
+            );
+            return;
+        }
+    };
+    match (&facts.ledger, &facts.verification) {
+        (Ledger::At(revision), Some(v)) => match &v.matches {
+            Some(name) => all.push(Finding::ok("schema", format!("{revision}, {name}"))),
+            None => {
+                let title = format!("the schema is not one known for revision {revision}");
+                let finding = Finding::fail("schema", title).evidence(v.differences.clone());
+                all.push(finding.remedy("keymgr-upgrade db verify; mend these differences first"));
+            }
+        },
+        _ => all.push(
+            Finding::fail("schema", "the database has no revision: alembic_version is empty or missing")
+                .remedy("keymgr-upgrade db stamp REVISION, with proof; or db upgrade for an empty database"),
+        ),
+    }
+    for offence in case.offences {
+        let title = format!("{} ({} rows)", offence.title, offence.rows.len());
+        let finding = Finding::fail(&offence.id, title).evidence(offence.rows.clone());
+        all.push(finding.remedy(offence.remedy.clone()));
+    }
+}
+
+fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let survey = match &case.deployment.survey {
+        Ok(survey) => survey,
+        Err(why) => {
+            if case.deployment.database.is_ok() {
+                let remedy = "without it nobody can say whether secrets survive";
+                all.push(Finding::fail("keys", why.clone()).remedy(remedy));
+            }
+            return;
+        }
+    };
+    unreadable(survey, all);
+    let total = |counts: &std::collections::BTreeMap<&str, crate::kek::Count>, name: &str| {
+        counts.get(name).map_or(0, |c| c.live + c.deleted)
+    };
+    let (keks, secrets) = (survey.kek_counts(), survey.secret_counts());
+    let title =
+        format!("{} good, {} old, {} unreadable", total(&keks, "good"), total(&keks, "old"), survey.bad_keks().count());
+    all.push(Finding::ok("keks", title));
+    all.push(Finding::ok("secrets", format!("{} of {} decrypt", total(&secrets, "proved"), survey.secrets.len())));
+    not_proved(case, survey, all);
+    mixed(case, survey, all);
+}
+
+/// What cannot be read now cannot be proved to survive: a blocker to accept if live, less if nothing live is behind it.
+fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
+    let used = |kek: &str| survey.secrets.values().any(|s| s.kek_id == kek && !s.deleted);
+    let describe = |id: &str, state: &str| format!("{id}: {state}");
+    let (mut live, mut idle) = (Vec::new(), Vec::new());
+    for (id, kek) in survey.bad_keks() {
+        let line = describe(&format!("KEK {id}"), kek.verdict.name());
+        if used(id) && !kek.deleted { live.push(line) } else { idle.push(line) }
+    }
+    for (id, secret) in survey.bad_secrets() {
+        let line = describe(&format!("secret {} (datum {id})", secret.secret_id), secret.verdict.name());
+        if secret.deleted { idle.push(line) } else { live.push(line) }
+    }
+    if !live.is_empty() {
+        let title = format!("{} KEKs or secrets in use cannot be read now", live.len());
+        let finding = Finding::fail("unreadable", title).evidence(live).approvable();
+        all.push(
+            finding.remedy(
+                "find out why (kek verify); or accept it: keymgr-upgrade approve, or acknowledged = unreadable",
+            ),
+        );
+    }
+    if !idle.is_empty() {
+        let title = format!("{} KEKs or secrets not in use cannot be read", idle.len());
+        all.push(Finding::warn("unreadable-idle", title).evidence(idle));
+    }
+}
+
+fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
+    let mut evidence: Vec<String> =
+        case.deployment.elsewhere.iter().map(|(plugin, n)| format!("{n} secrets in {plugin}")).collect();
+    let unchecked = survey.secret_counts().get("not-checked").map_or(0, |c| c.live);
+    if unchecked > 0 {
+        evidence.push(format!("{unchecked} secrets of crypto plugins that cannot be checked here"));
+    }
+    if !evidence.is_empty() {
+        let title = "secrets that this tool cannot read, and so cannot prove";
+        let finding = Finding::warn("not-proved", title).evidence(evidence);
+        all.push(finding.remedy("read one of them through the API after the upgrade"));
+    }
+}
+
+/// One service reads p11 secrets under one mechanism only (7.0.0 and later).
+fn mixed(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
+    let mut names: Vec<String> = survey
+        .secrets
+        .values()
+        .filter(|s| !s.deleted)
+        .filter_map(|s| match &s.verdict {
+            crate::kek::SecretVerdict::Proved { mechanism: Some(m) } => Some(m.to_string()),
+            _ => None,
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    let reads_one = case.to.order_at_least("rocky");
+    if names.len() > 1 && reads_one {
+        let title = "p11 secrets are under more than one mechanism; Barbican reads only the configured one";
+        let finding = Finding::fail("mechanisms-mixed", title).evidence(names).approvable();
+        all.push(finding.remedy("store the minority anew first; or accept that it stays unreadable"));
+    }
+}
+
+fn files(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let deployment = case.deployment;
+    for file in deployment.config.files.iter().chain(&deployment.paste) {
+        if let Some((line, words)) = managed(file) {
+            let title = format!("{}:{line} says \"{words}\": its owner may undo our edits", file.path.display());
+            let finding = Finding::warn("config-managed", title);
+            all.push(finding.remedy("keymgr-upgrade plan --diff, for the owner; edit_files = no to only check"));
+        }
+    }
+    let Ok(draft) = case.draft else { return };
+    for conflict in &draft.conflicts {
+        all.push(Finding::fail("option-conflict", conflict.to_string()).remedy("keep the one that is right"));
+    }
+    if !case.settings.edit_files && !draft.files.is_empty() {
+        let evidence = draft.files.iter().map(|f| format!("{}: {}", f.path.display(), f.words.join("; "))).collect();
+        let finding = Finding::fail("edit-files", "edit_files = no, and files are not yet as they must be");
+        all.push(finding.evidence(evidence).remedy("keymgr-upgrade config diff; have its owner apply it"));
+    }
+    paste_file(case, draft, all);
+}
+
+fn paste_file(case: &Case<'_>, draft: &Draft, all: &mut Vec<Finding>) {
+    let Some(paste) = &case.deployment.paste else {
+        let title = format!("{} is missing", case.settings.paste_file.display());
+        all.push(Finding::warn("paste", title).remedy("set paste_file, if Barbican's is elsewhere"));
+        return;
+    };
+    let after = draft.files.iter().find(|f| f.path == paste.path).map_or(&paste.document, |f| &f.after);
+    let Ok(dialect) = paste_dialect(&case.to.id) else { return };
+    let version = case.to.tags.first().map_or(case.to.version.as_str(), String::as_str);
+    match paste::check(after, dialect, version) {
+        Err(error) => all.push(Finding::fail("paste", format!("{error:#}"))),
+        Ok(problems) => {
+            for problem in &problems {
+                let text = format!("{}: {problem}", paste.path.display());
+                all.push(match problem.severity {
+                    paste::Severity::Blocker => {
+                        Finding::fail("paste", text).remedy("mend the file; nothing was changed")
+                    }
+                    paste::Severity::Warning => Finding::warn("paste", text),
+                });
+            }
+            if problems.is_empty() {
+                let v1 = match paste::v1_access(after, dialect) {
+                    Ok(V1::Keystone) => "/v1 asks Keystone",
+                    _ => "/v1 is the site's own",
+                };
+                all.push(Finding::ok("paste", format!("pipelines load under {}, {v1}", case.to.name)));
+            }
+        }
+    }
+}
+
+/// A head line that names another owner of the file.
+fn managed(file: &File) -> Option<(usize, String)> {
+    let text = String::from_utf8_lossy(&file.document.to_bytes()).into_owned();
+    text.lines().take(10).enumerate().find_map(|(index, line)| {
+        let lower = line.to_lowercase();
+        let owned = ["managed by", "ansible_managed", "ansible managed", "generated by puppet", "this file is managed"];
+        (line.starts_with(['#', ';']) && owned.iter().any(|o| lower.contains(o)))
+            .then(|| (index + 1, line.trim_start_matches(['#', ';', ' ']).chars().take(40).collect()))
+    })
+}
+
+fn backup(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let Ok(facts) = &case.deployment.database else { return };
+    if !case.settings.backup {
+        let title = "backup = none: what the schema step changes cannot be undone by this tool";
+        all.push(Finding::warn("backup", title).remedy("have a backup of your own, and know how to restore it"));
+        return;
+    }
+    // The copy, its journal while it is written, and as much again for a restore.
+    let needed = facts.size.saturating_mul(2).saturating_add(16 << 20);
+    let title = format!("{} needed, {} free", size(needed), size(case.deployment.free));
+    if needed > case.deployment.free {
+        let finding = Finding::fail("backup", title);
+        all.push(
+            finding.remedy("free space in /var/lib/keymgr-upgrade, or prune old backups: keymgr-upgrade backup prune"),
+        );
+    } else {
+        all.push(Finding::ok("backup", title));
+    }
+}

@@ -1,0 +1,278 @@
+//! What the operator reads: text of 80 columns, or one JSON object. The only place that prints.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use crate::engine::Progress;
+use crate::error::Failure;
+use crate::finding::{Finding, Severity};
+use crate::time;
+
+/// Width of the operator's screen.
+const WIDTH: usize = 80;
+/// Where the text of a row with a label begins.
+const INDENT: usize = 22;
+
+/// Collects what is to be said, and says it.
+#[derive(Debug)]
+pub struct Ui {
+    json: bool,
+    /// Also what is well.
+    pub verbose: bool,
+    colour: bool,
+    object: Map<String, Value>,
+    bar: Option<ProgressBar>,
+}
+
+impl Ui {
+    /// Text or JSON; colour only on a terminal, and not where `NO_COLOR` is set.
+    #[must_use]
+    pub fn new(json: bool, verbose: bool) -> Self {
+        let colour =
+            !json && std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let mut object = Map::new();
+        object.insert("format".to_owned(), json!(1));
+        Self { json, verbose, colour, object, bar: None }
+    }
+
+    /// Whether JSON is wanted.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether somebody can be asked.
+    #[must_use]
+    pub fn can_ask(&self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+    }
+
+    /// Sets a member of the JSON object.
+    pub fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.object.insert(name.to_owned(), value.into());
+    }
+
+    /// A line of text; nothing in JSON.
+    pub fn line(&mut self, text: impl AsRef<str>) {
+        if !self.json {
+            out(&clean(text.as_ref()));
+        }
+    }
+
+    /// Text that is to be taken as it is: a diff, SQL.
+    pub fn raw(&mut self, text: &str) {
+        if !self.json {
+            for line in text.lines() {
+                out(&clean(line));
+            }
+        }
+    }
+
+    /// A paragraph, wrapped, with `indent` blanks before each line.
+    pub fn paragraph(&mut self, text: &str, indent: usize) {
+        for line in wrap(text, WIDTH - indent) {
+            self.line(format!("{:indent$}{line}", ""));
+        }
+    }
+
+    /// A row: a label, and a text that wraps beside it.
+    pub fn row(&mut self, label: &str, text: &str) {
+        let column = label.len().max(9) + 1;
+        for (index, line) in wrap(text, WIDTH - column).iter().enumerate() {
+            let label = if index == 0 { label } else { "" };
+            self.line(format!("{label:column$}{line}").trim_end());
+        }
+    }
+
+    /// A finding, as `check` shows it.
+    pub fn finding(&mut self, finding: &Finding) {
+        let word = match finding.severity {
+            Severity::Fail => "FAIL",
+            Severity::Warn => "WARN",
+            Severity::Ok => "ok",
+        };
+        let id = if finding.id.len() < 16 { finding.id.clone() } else { format!("{} ", finding.id) };
+        let lines = wrap(&finding.title, WIDTH - INDENT);
+        let (first, rest) = lines.split_first().map_or(("", &[][..]), |(f, r)| (f.as_str(), r));
+        if id.len() + 6 > INDENT {
+            self.line(format!("{}  {id}", self.coloured(word)));
+            self.line(format!("{:INDENT$}{first}", ""));
+        } else {
+            let pad = INDENT - 6;
+            self.line(format!("{}  {id:pad$}{first}", self.coloured(word)));
+        }
+        for line in rest {
+            self.line(format!("{:INDENT$}{line}", ""));
+        }
+        let shown = if self.verbose { finding.evidence.len() } else { 5 };
+        for evidence in finding.evidence.iter().take(shown) {
+            self.paragraph(evidence, INDENT);
+        }
+        if finding.evidence.len() > shown {
+            self.line(format!("{:INDENT$}and {} more (--verbose)", "", finding.evidence.len() - shown));
+        }
+        if let Some(remedy) = &finding.remedy
+            && finding.severity != Severity::Ok
+        {
+            self.paragraph(&format!("do: {remedy}"), INDENT);
+        }
+    }
+
+    fn coloured(&self, word: &str) -> String {
+        let code = match word {
+            "FAIL" | "FAILED" => "31",
+            "WARN" => "33",
+            _ => "32",
+        };
+        if self.colour { format!("\x1b[{code}m{word:4}\x1b[0m") } else { format!("{word:4}") }
+    }
+
+    /// Asks a yes-or-no question; no is the default.
+    ///
+    /// # Errors
+    /// If the terminal cannot be read.
+    pub fn ask(&mut self, question: &str) -> std::io::Result<bool> {
+        let mut stdout = std::io::stdout().lock();
+        write!(stdout, "{question} [y/N] ")?;
+        stdout.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+
+    /// The progress of a run: one line a step; on a terminal a spinner while it works.
+    pub fn progress(&mut self, progress: &Progress<'_>) {
+        match progress {
+            Progress::Begin { index, total, step } => {
+                if !self.json && std::io::stderr().is_terminal() {
+                    let bar = ProgressBar::new_spinner();
+                    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                        bar.set_style(style);
+                    }
+                    bar.set_message(format!("{:>2}/{total} {}", index + 1, step.title()));
+                    bar.enable_steady_tick(Duration::from_millis(120));
+                    self.bar = Some(bar);
+                }
+            }
+            Progress::End { index, total, step, word, milliseconds, detail } => {
+                if let Some(bar) = self.bar.take() {
+                    bar.finish_and_clear();
+                }
+                let entry = json!({"step": index + 1, "title": step.title(), "state": word, "milliseconds": milliseconds, "detail": detail});
+                if let Some(steps) = self.object.entry("steps").or_insert_with(|| json!([])).as_array_mut() {
+                    steps.push(entry);
+                }
+                let length = if *milliseconds < 100 { String::new() } else { time::span(*milliseconds) };
+                let head = format!(
+                    "{} {:>2}/{total} {:23} {word:9} {length:>6}",
+                    time::clock(time::now()),
+                    index + 1,
+                    step.title()
+                );
+                let room = WIDTH.saturating_sub(head.len() + 2);
+                if detail.len() <= room {
+                    self.line(format!("{head}  {detail}").trim_end());
+                } else {
+                    self.line(head.trim_end());
+                    self.paragraph(detail, 16);
+                }
+            }
+        }
+    }
+
+    /// Ends a command that went well: the one `Next:` line, or the JSON object.
+    pub fn end(mut self, next: &str) {
+        let command = format!("keymgr-upgrade {next}");
+        self.set("next", argv(&command));
+        if self.json {
+            self.print_object();
+        } else if next.is_empty() {
+            out("Next: nothing to do");
+        } else {
+            out(&clean(&format!("Next: {command}")));
+        }
+    }
+
+    /// Ends a command that failed.
+    pub fn fail(mut self, failure: &Failure) {
+        let text = format!("{:#}", failure.error);
+        let command = format!("keymgr-upgrade {}", failure.next);
+        self.set("next", argv(&command));
+        self.set("error", text.as_str());
+        self.set("hints", failure.hints.clone());
+        self.set("exit", failure.exit as u8);
+        if self.json {
+            self.print_object();
+            return;
+        }
+        let mut stderr = std::io::stderr().lock();
+        // Nobody is left to tell if this cannot be written.
+        let mut say = |line: String| writeln!(stderr, "{}", clean(&line)).ok();
+        for (index, line) in wrap(&format!("error: {text}"), WIDTH).iter().enumerate() {
+            say(if index == 0 { line.clone() } else { format!("       {line}") });
+        }
+        for hint in &failure.hints {
+            say(format!("hint: {hint}"));
+        }
+        say(format!("Next: {command}"));
+    }
+
+    fn print_object(&mut self) {
+        let object = Value::Object(std::mem::take(&mut self.object));
+        out(&serde_json::to_string_pretty(&object).unwrap_or_default());
+    }
+}
+
+/// The command as an argument vector, without the remarks that a text may have in brackets.
+fn argv(command: &str) -> Vec<String> {
+    let plain = command.split(" (").next().unwrap_or_default();
+    let words: Vec<String> = plain.split_whitespace().map(str::to_owned).collect();
+    if words.len() < 2 { Vec::new() } else { words }
+}
+
+/// Names and values from files and databases may hold control characters: none reaches the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect()
+}
+
+/// A closed pipe (`| head`) is a quiet end, not an error.
+fn out(line: &str) {
+    writeln!(std::io::stdout().lock(), "{line}").ok();
+}
+
+/// Cuts a text into lines of at most `width` columns, at blanks where there are any.
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() || lines.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_wrap_and_are_clean() {
+        assert_eq!(wrap("a bb ccc dddd", 6), ["a bb", "ccc", "dddd"]);
+        assert_eq!(wrap("", 6), [""]);
+        assert_eq!(clean("a\x1b[31mb\u{7}"), "a?[31mb?");
+        assert_eq!(argv("keymgr-upgrade upgrade --to zed   (on ctl2)"), ["keymgr-upgrade", "upgrade", "--to", "zed"]);
+        assert!(argv("keymgr-upgrade ").is_empty());
+    }
+}
