@@ -11,6 +11,7 @@ pub mod hsm;
 pub mod ini;
 pub mod journal;
 pub mod kek;
+pub mod paste;
 pub mod release;
 pub mod settings;
 pub mod time;
