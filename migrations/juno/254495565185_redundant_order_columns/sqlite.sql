@@ -98,7 +98,7 @@ DROP TABLE container_consumer_metadata;
 ALTER TABLE container_consumer_metadata_new RENAME TO container_consumer_metadata;
 CREATE INDEX IF NOT EXISTS values_index ON container_consumer_metadata (container_id, name, "URL");
 
--- transport_keys: a key without a key is of no use to anybody.
+-- transport_keys: the key itself becomes mandatory.
 CREATE TABLE transport_keys_new (
     id VARCHAR(36) NOT NULL,
     created_at DATETIME NOT NULL,
@@ -111,6 +111,6 @@ CREATE TABLE transport_keys_new (
     PRIMARY KEY (id)
 );
 INSERT INTO transport_keys_new (id, created_at, updated_at, deleted_at, deleted, status, plugin_name, transport_key)
-    SELECT id, created_at, updated_at, deleted_at, deleted, status, plugin_name, transport_key FROM transport_keys ORDER BY rowid;
+    SELECT id, created_at, updated_at, deleted_at, deleted, status, plugin_name, coalesce(transport_key, '') FROM transport_keys ORDER BY rowid;
 DROP TABLE transport_keys;
 ALTER TABLE transport_keys_new RENAME TO transport_keys;
