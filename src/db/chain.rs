@@ -203,3 +203,111 @@ fn split(text: &str) -> Vec<String> {
     }
     statements
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_chain_of_36_from_one_base_to_one_head() {
+        let ids: Vec<&str> = chain().iter().map(|r| r.id.as_str()).collect();
+        let expected = "1a0c2cdafb38 juno 13d127569afa 1e86c18af2dd cd4106a1a0 47b69e523451 4070806f6972 \
+            2ab3f5371bde 2843d6469f25 254495565185 795737bb3c3 256da65e0c5f aa2cf96a1d5 443d6f4a69ac \
+            3d36a26b88af 2d21598e7e70 1c0f328bfce0 1a7cf79559e3 3041b53b95d7 30dba269cc64 6a4457517a3 \
+            1bc885808c76 161f8aceb687 1bece815014f kilo 46b98cde536 156cd9933643 3c3b04040bfe \
+            10220ccbe7fa 4ecde3a3a72a 39a96e67e990 dce488646127 d2780d5aa510 39cf2e645cba \
+            0f8c192a061f 8c74e2d7f1ff";
+        assert_eq!(ids, expected.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(head(), "8c74e2d7f1ff");
+        for (release, last) in [
+            ("juno", "254495565185"),
+            ("kilo", "6a4457517a3"),
+            ("liberty", "4ecde3a3a72a"),
+            ("mitaka", "d2780d5aa510"),
+            ("newton", "39cf2e645cba"),
+            ("ussuri", "0f8c192a061f"),
+            ("zed", "8c74e2d7f1ff"),
+        ] {
+            let of_release = chain().iter().rfind(|r| r.release == release);
+            assert_eq!(of_release.map(|r| r.id.as_str()), Some(last));
+        }
+    }
+
+    #[test]
+    fn between_leads_forward_only() {
+        let ids = |from, to| {
+            between(from, to)
+                .unwrap()
+                .iter()
+                .map(|r| r.id.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            ids(Some("d2780d5aa510"), "0f8c192a061f"),
+            ["39cf2e645cba", "0f8c192a061f"]
+        );
+        assert_eq!(ids(Some("kilo"), "kilo"), [""; 0]);
+        assert_eq!(ids(None, "juno"), ["1a0c2cdafb38", "juno"]);
+        assert!(matches!(
+            between(Some("kilo"), "juno"),
+            Err(Error::Backwards { .. })
+        ));
+        assert!(
+            matches!(between(None, "deadbeef"), Err(Error::UnknownRevision(id)) if id == "deadbeef")
+        );
+        assert!(matches!(
+            between(Some("deadbeef"), "kilo"),
+            Err(Error::UnknownRevision(_))
+        ));
+    }
+
+    #[test]
+    fn a_broken_tree_is_refused() {
+        let toml = |id: &str, down: &str| format!("id = '{id}'\n{down}\nsummary = 's'");
+        let (a, b, c) = (
+            toml("a", ""),
+            toml("b", "down = 'a'"),
+            toml("c", "down = 'x'"),
+        );
+        let whole = [
+            ("r/a_/revision.toml", a.as_str()),
+            ("r/a_/sqlite.sql", ""),
+            ("r/b_/revision.toml", &b),
+            ("r/b_/sqlite.sql", ""),
+        ];
+        assert_eq!(load(&whole).unwrap().len(), 2);
+        let why = |files: &[(&str, &str)]| load(files).unwrap_err();
+        assert!(why(&whole[..3]).contains("no sqlite.sql"));
+        assert!(
+            why(&[("r/z_/revision.toml", &a), ("r/z_/sqlite.sql", "")]).contains("not named a_")
+        );
+        assert!(
+            why(&[
+                &whole[..],
+                &[("r/c_/revision.toml", &c), ("r/c_/sqlite.sql", "")]
+            ]
+            .concat())
+            .contains("not in the chain")
+        );
+        assert!(
+            why(&[
+                &whole[..],
+                &[("s/a_/revision.toml", &a), ("s/a_/sqlite.sql", "")]
+            ]
+            .concat())
+            .contains("same down")
+        );
+    }
+
+    #[test]
+    fn statements_end_with_a_semicolon_at_the_end_of_a_line() {
+        let text = "-- why; not\nCREATE TABLE t (\n    a TEXT\n);\n\n-- x\nINSERT INTO t VALUES ('a;b');\n";
+        assert_eq!(
+            split(text),
+            [
+                "CREATE TABLE t (\n    a TEXT\n)",
+                "INSERT INTO t VALUES ('a;b')"
+            ]
+        );
+    }
+}

@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn every_difference_is_named() {
         let live = shape(
-            "CREATE TABLE s (id VARCHAR(32), name VARCHAR(255), PRIMARY KEY (id, name), x INTEGER REFERENCES s (x));
+            "CREATE TABLE s (id VARCHAR(32), name VARCHAR(255), x INTEGER REFERENCES s (x), PRIMARY KEY (id, name));
             CREATE TABLE own (a); CREATE INDEX own_ix ON s (name); CREATE VIEW v AS SELECT 1;
             CREATE UNIQUE INDEX one ON s (x);",
         );

@@ -2,3 +2,4 @@
 
 mod catalogue;
 mod real_barbican;
+mod sqlite_schema;

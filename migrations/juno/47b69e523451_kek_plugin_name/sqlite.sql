@@ -1,0 +1,1 @@
+-- Nothing to do on SQLite: every table that Barbican has made there has it so.

@@ -1,0 +1,2 @@
+-- Nothing to do on SQLite: the list of types is not part of the column's type there. A CHECK that names
+-- them, where one was made, was made with all four by every release that has this revision.

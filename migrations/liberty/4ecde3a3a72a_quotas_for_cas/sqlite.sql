@@ -1,0 +1,1 @@
+ALTER TABLE project_quotas ADD COLUMN cas INTEGER;

@@ -1,0 +1,2 @@
+-- Nothing to do on SQLite: external_id is unique since the models of Juno, and project_access gets its
+-- default from the service, as on a fresh installation.

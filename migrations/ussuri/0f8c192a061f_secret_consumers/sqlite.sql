@@ -1,0 +1,19 @@
+-- project_id is no reference yet, and NOT NULL: 8c74e2d7f1ff changes both.
+CREATE TABLE IF NOT EXISTS secret_consumer_metadata (
+    id VARCHAR(36) NOT NULL,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME NOT NULL,
+    deleted_at DATETIME,
+    deleted BOOLEAN NOT NULL,
+    status VARCHAR(20) NOT NULL,
+    secret_id VARCHAR(36) NOT NULL,
+    project_id VARCHAR(36) NOT NULL,
+    service VARCHAR(255) NOT NULL,
+    resource_type VARCHAR(255) NOT NULL,
+    resource_id VARCHAR(36) NOT NULL,
+    PRIMARY KEY (id),
+    CONSTRAINT _secret_consumer_resource_uc UNIQUE (secret_id, resource_id),
+    FOREIGN KEY(secret_id) REFERENCES secrets (id)
+);
+CREATE INDEX IF NOT EXISTS ix_secret_consumer_metadata_secret_id ON secret_consumer_metadata (secret_id);
+CREATE INDEX IF NOT EXISTS ix_secret_consumer_metadata_resource_id ON secret_consumer_metadata (resource_id);
