@@ -357,7 +357,7 @@ fn attempt(secret: &SecretRow, kek: &KekRow, verdict: &Verdict, keys: &Keys) -> 
         }
         Verdict::Good | Verdict::Old => match Plugin::of(kek) {
             Plugin::Simple => simple_secret(secret, project_key(kek, keys)),
-            _ => match p11_payload(secret, kek, &keys.candidates) {
+            Plugin::P11 | Plugin::Icehouse | Plugin::Other => match p11_payload(secret, kek, &keys.candidates) {
                 Ok(payload) => return Attempt::Token(Box::new(payload)),
                 Err(why) => SecretVerdict::Unreadable { why },
             },
