@@ -105,6 +105,7 @@ pub(super) struct Worker {
     tail: Vec<u8>,
     /// Only to be taken out of the module's own words.
     pin: SecretString,
+    farewell: Duration,
 }
 
 impl std::fmt::Debug for Worker {
@@ -156,6 +157,7 @@ impl Worker {
             received: Vec::new(),
             tail: Vec::new(),
             pin: config.pin.clone(),
+            farewell: FAREWELL.min(config.timeout),
         };
         if let Some(input) = &worker.input {
             fcntl(input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -305,7 +307,7 @@ impl Drop for Worker {
     /// Closing stdin asks the child to log out; one that does not is killed. Always reaped.
     fn drop(&mut self) {
         self.input = None;
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + self.farewell;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.exchange(&[], left) {

@@ -1,4 +1,5 @@
 //! Integration tests.
 
 mod catalogue;
+mod hsm;
 mod real_barbican;
