@@ -12,6 +12,7 @@
 mod mechanism;
 mod process;
 mod protocol;
+mod token;
 mod worker;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -335,13 +336,11 @@ impl Hsm {
             os_locking_ok: config.os_locking_ok,
             hmac_key_type: config.hmac_key_type,
             hmac_mechanism: config.hmac_mechanism,
-            identity: config.identity.clone(),
+            identity: process::to_become(config).cloned(),
             alarm_seconds: process::alarm_seconds(config.timeout),
         });
-        hsm.token = match hsm.ask(open)? {
-            Reply::Opened { token } => token,
-            reply => return Err(hsm.unasked(&reply)),
-        };
+        let Reply::Opened { token } = hsm.ask(open)? else { return Err(hsm.unasked()) };
+        hsm.token = token;
         Ok(hsm)
     }
 
@@ -383,12 +382,9 @@ impl Hsm {
             data: one.data,
             signature: one.signature,
         });
-        self.converse(requests)?
-            .into_iter()
-            .map(|reply| match reply {
-                Reply::Verdict { verdict } => Ok(verdict),
-                reply => Err(self.unasked(&reply)),
-            })
+        let replies = self.converse(requests)?.into_iter();
+        replies
+            .map(|reply| if let Reply::Verdict { verdict } = reply { Ok(verdict) } else { Err(self.unasked()) })
             .collect()
     }
 
@@ -397,11 +393,12 @@ impl Hsm {
     /// # Errors
     /// Whatever the token says.
     pub fn sign(&mut self, hmac_label: &str, data: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match self.ask(Request::Sign { label: hmac_label.to_owned(), data: data.to_vec() })? {
-            Reply::Signature { signed: Signed::Signature(signature) } => Ok(Some(signature)),
-            Reply::Signature { signed: Signed::KeyMissing { .. } } => Ok(None),
-            reply => Err(self.unasked(&reply)),
-        }
+        let request = Request::Sign { label: hmac_label.to_owned(), data: data.to_vec() };
+        let Reply::Signature { signed } = self.ask(request)? else { return Err(self.unasked()) };
+        Ok(match signed {
+            Signed::Signature(signature) => Some(signature),
+            Signed::KeyMissing { .. } => None,
+        })
     }
 
     /// Whether the payload decrypts: unwraps the KEK into the session, decrypts, forgets both.
@@ -420,13 +417,8 @@ impl Hsm {
     /// The first one; the answers are lost then.
     pub fn prove_all(&mut self, payloads: Vec<(WrappedKek, Ciphertext)>) -> Result<Vec<Proof>, Error> {
         let requests = payloads.into_iter().map(|(kek, secret)| Request::Prove { kek, secret });
-        self.converse(requests)?
-            .into_iter()
-            .map(|reply| match reply {
-                Reply::Proof { proof } => Ok(proof),
-                reply => Err(self.unasked(&reply)),
-            })
-            .collect()
+        let replies = self.converse(requests)?.into_iter();
+        replies.map(|reply| if let Reply::Proof { proof } = reply { Ok(proof) } else { Err(self.unasked()) }).collect()
     }
 
     fn ask(&mut self, request: Request) -> Result<Reply, Error> {
@@ -471,8 +463,7 @@ impl Hsm {
         }
     }
 
-    fn unasked(&self, reply: &Reply) -> Error {
-        let _ = reply;
+    fn unasked(&self) -> Error {
         self.broken("answered what was not asked")
     }
 

@@ -21,7 +21,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
-    unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid},
+    unistd::{Gid, Uid, geteuid, getgid, getuid, setgid, setgroups, setuid},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
@@ -56,6 +56,14 @@ pub(super) enum End {
 /// Whether the child would load the module with root's rights.
 pub(super) fn stays_root(identity: Option<&Identity>) -> bool {
     geteuid().is_root() && identity.is_none_or(|identity| identity.uid == 0)
+}
+
+/// Who the child must become; `None`: it is that already, and could become nobody else.
+pub(super) fn to_become(config: &Config) -> Option<&Identity> {
+    let ours = |identity: &&Identity| {
+        !geteuid().is_root() && getuid().as_raw() == identity.uid && getgid().as_raw() == identity.gid
+    };
+    config.identity.as_ref().filter(|identity| !ours(identity))
 }
 
 /// Whether only root can change what is loaded: the file behind all links, and every directory on
@@ -97,6 +105,7 @@ pub(super) struct Worker {
     tail: Vec<u8>,
     /// Only to be taken out of the module's own words.
     pin: SecretString,
+    farewell: Duration,
 }
 
 impl std::fmt::Debug for Worker {
@@ -120,7 +129,7 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(identity) = config.identity.clone().filter(|identity| !is_ours(identity)) {
+        if let Some(identity) = to_become(config).cloned() {
             let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
             let become_it = move || {
                 setgroups(&groups)?;
@@ -148,6 +157,7 @@ impl Worker {
             received: Vec::new(),
             tail: Vec::new(),
             pin: config.pin.clone(),
+            farewell: FAREWELL.min(config.timeout),
         };
         if let Some(input) = &worker.input {
             fcntl(input, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -179,7 +189,7 @@ impl Worker {
                 let stderr = self.end();
                 return Err(Stop::Ended(End::TimedOut { doing: talk.doing(), stderr }));
             }
-            match self.exchange(&talk.out[talk.written..], left) {
+            match self.exchange(talk.out.get(talk.written..).unwrap_or_default(), left) {
                 Ok(Exchange { written, lines, closed }) => {
                     talk.written += written;
                     for line in lines {
@@ -297,7 +307,7 @@ impl Drop for Worker {
     /// Closing stdin asks the child to log out; one that does not is killed. Always reaped.
     fn drop(&mut self) {
         self.input = None;
-        let deadline = Instant::now() + FAREWELL;
+        let deadline = Instant::now() + self.farewell;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.exchange(&[], left) {
@@ -310,12 +320,6 @@ impl Drop for Worker {
             let _ = self.child.wait();
         }
     }
-}
-
-fn is_ours(identity: &Identity) -> bool {
-    !geteuid().is_root()
-        && nix::unistd::getuid().as_raw() == identity.uid
-        && nix::unistd::getgid().as_raw() == identity.gid
 }
 
 /// What one wait brought.
@@ -374,11 +378,10 @@ impl<I: Iterator<Item = Request>> Talk<I> {
 
     fn take(&mut self, reply: Reply) {
         let doing = self.pending.pop_front().unwrap_or_default();
-        match reply {
-            Reply::Failed { failure } => {
-                self.failure.get_or_insert((failure, doing));
-            }
-            reply => self.replies.push(reply),
+        if let Reply::Failed { failure } = reply {
+            self.failure.get_or_insert((failure, doing));
+        } else {
+            self.replies.push(reply);
         }
     }
 

@@ -310,9 +310,11 @@ pub fn resign(row: &KekRow, hsm: &mut Hsm) -> Result<String> {
     let text = meta.with_hmac(&hmac).with_context(|| format!("writing plugin_meta of KEK {}", row.id))?;
     let written =
         KekMeta::parse(&text).map_err(|why| anyhow::anyhow!("plugin_meta written for KEK {}: {why}", row.id))?;
-    match judge_signatures(&[&written], hsm)?.pop() {
-        Some(Verdict::Good) => Ok(text),
-        _ => bail!("the token does not verify the signature it has just made for KEK {}", row.id),
+    match hsm.verify(&written.hmac_label, &written.signed_data(), &written.hmac)? {
+        hsm::Verdict::Good => Ok(text),
+        hsm::Verdict::Bad | hsm::Verdict::KeyMissing { .. } => {
+            bail!("the token does not verify the signature it has just made for KEK {}", row.id)
+        }
     }
 }
 
@@ -357,7 +359,7 @@ fn attempt(secret: &SecretRow, kek: &KekRow, verdict: &Verdict, keys: &Keys) -> 
         }
         Verdict::Good | Verdict::Old => match Plugin::of(kek) {
             Plugin::Simple => simple_secret(secret, project_key(kek, keys)),
-            _ => match p11_payload(secret, kek, &keys.candidates) {
+            Plugin::P11 | Plugin::Icehouse | Plugin::Other => match p11_payload(secret, kek, &keys.candidates) {
                 Ok(payload) => return Attempt::Token(Box::new(payload)),
                 Err(why) => SecretVerdict::Unreadable { why },
             },

@@ -1,5 +1,6 @@
 //! Integration tests.
 
 mod catalogue;
+mod hsm;
 mod real_barbican;
 mod sqlite_schema;
