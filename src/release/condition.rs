@@ -235,9 +235,11 @@ pub enum Condition {
     PluginEnabled(Vec<String>),
     /// The database has rows of one of these plugins.
     PluginRows(Vec<String>),
+    /// A plugin is in use by configuration that never was Barbican's own.
+    ForeignPlugin,
     /// Some p11_crypto ciphertext does not say its mechanism.
     MechanismMissing,
-    /// p11_crypto ciphertext of more than one mechanism is there.
+    /// p11_crypto ciphertext of more than one mechanism is there. Not known where some names none.
     MechanismMixed,
     /// The database speaks this dialect.
     Dialect(Dialect),
@@ -306,12 +308,13 @@ impl Condition {
                     .iter()
                     .any(|name| rows.get(name).is_some_and(|count| *count > 0))
             }),
+            Condition::ForeignPlugin => known(&facts.plugins, |used| {
+                used.iter().any(|name| !OWN_PLUGINS.contains(&name.as_str()))
+            }),
             Condition::MechanismMissing => known(&facts.p11_mechanisms, |rows| {
                 rows.get("").is_some_and(|count| *count > 0)
             }),
-            Condition::MechanismMixed => known(&facts.p11_mechanisms, |rows| {
-                rows.values().filter(|count| **count > 0).count() > 1
-            }),
+            Condition::MechanismMixed => mechanisms_are_mixed(facts),
             Condition::Dialect(dialect) => known(&facts.dialect, |used| used == dialect),
             Condition::BareMysqlUrl => Truth::of(facts.bare_mysql_url),
             Condition::File(file) => known(&facts.files, |files| files.contains(file)),
@@ -334,6 +337,21 @@ impl Condition {
             Condition::PythonBelow(least) => known(&facts.python, |python| python < least),
             Condition::CertificateOrders => known(&facts.certificate_orders, |count| *count > 0),
         }
+    }
+}
+
+/// The secret-store and crypto plugins that Barbican ships, by their entry points.
+const OWN_PLUGINS: [&str; 6] =
+    ["store_crypto", "simple_crypto", "p11_crypto", "vault_plugin", "kmip_plugin", "dogtag_crypto"];
+
+fn mechanisms_are_mixed(facts: &Facts) -> Truth {
+    let Some(rows) = &facts.p11_mechanisms else { return Truth::Unknown };
+    let present = rows.iter().filter(|(_, count)| **count > 0);
+    let (unnamed, named): (Vec<_>, Vec<_>) = present.partition(|(name, _)| name.is_empty());
+    match (named.len(), unnamed.is_empty()) {
+        (0, _) | (1, true) => Truth::No,
+        (1, false) => Truth::Unknown,
+        _ => Truth::Yes,
     }
 }
 

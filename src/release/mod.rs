@@ -21,7 +21,7 @@ pub use condition::{
 };
 pub use lookup::{Found, LookupError};
 pub use model::{
-    Auto, Class, DataStep, Head, Launcher, LauncherChange, Note, Python, Release, Severity, Source,
+    Auto, Class, DataStep, Head, Launcher, LauncherChange, Note, Python, Release, Scope, Severity, Source,
     Tree,
 };
 pub use option::{Edit, OptionEdit, OptionName, Proof};
@@ -92,27 +92,30 @@ impl Catalogue {
         &self.releases
     }
 
-    /// The notes that apply to a hop from `from` along `path` (see [`Catalogue::path`]): those of
-    /// its releases, and the standing ones of all releases up to `from`. In the order of the
-    /// catalogue.
+    /// The notes that apply to a hop from `from` along `path` (see [`Catalogue::path`]), in the
+    /// order of the catalogue; [`Scope`] tells which of a release are shown when. An empty path
+    /// gives those that stand for a deployment which stays at `from`.
     pub fn notes<'a>(
         &'a self,
         from: &Release,
         path: &[&'a Release],
         facts: &Facts,
     ) -> Vec<Applicable<'a, Note>> {
-        let passed = self
-            .releases
+        let target = path.last().map(|release| release.order);
+        let shown = |release: &Release, note: &Note| {
+            let passed = !from.is_before(release);
+            let on_the_way = path.iter().any(|r| r.order == release.order);
+            match note.scope {
+                Scope::Hop => on_the_way,
+                Scope::Target => target == Some(release.order),
+                Scope::Standing => passed || on_the_way,
+                Scope::Later => passed,
+            }
+        };
+        self.releases
             .iter()
-            .filter(|release| !from.is_before(release));
-        let standing = passed
             .flat_map(|release| release.notes.iter().map(move |note| (release, note)))
-            .filter(|(_, note)| note.standing);
-        let on_the_way = path
-            .iter()
-            .flat_map(|release| release.notes.iter().map(move |note| (*release, note)));
-        standing
-            .chain(on_the_way)
+            .filter(|(release, note)| shown(release, note))
             .filter_map(|(release, note)| applicable(release, note, &note.when, facts))
             .collect()
     }
