@@ -243,10 +243,25 @@ pub struct Note {
     /// Where it applies.
     #[serde(default)]
     pub when: Condition,
-    /// It applies also on every later hop, for as long as its condition holds: what it warns of
-    /// sits in the deployment and does not pass with the release.
+    /// On which hops it is shown.
     #[serde(default)]
-    pub standing: bool,
+    pub scope: Scope,
+}
+
+/// The hops on which a note is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Those that carry out its release, also on the way to a later one.
+    #[default]
+    Hop,
+    /// Those that end at its release: what it says is of no account when one only passes.
+    Target,
+    /// Those that carry out its release, and every one that begins at it or later: what it warns
+    /// of sits in the deployment and does not pass with the release.
+    Standing,
+    /// Those that begin at its release or later: on the hop itself this tool deals with it.
+    Later,
 }
 
 /// Reads a text that is written in several lines as one paragraph.
