@@ -9,5 +9,6 @@ pub mod files;
 pub mod journal;
 pub mod release;
 pub mod settings;
+pub mod systemd;
 pub mod time;
 pub mod units;
