@@ -213,6 +213,10 @@ impl Systemd {
     /// The error of a job that ended as `job`, with what the unit itself says.
     async fn failed(&self, unit: &str, job: String) -> Error {
         match self.last_words(unit).await {
+            // What is left there of an earlier run explains nothing.
+            Ok((result, _)) if matches!(job.as_str(), "assert" | "dependency" | "canceled" | "skipped") => {
+                Error::JobFailed { unit: unit.to_owned(), job, result, status: String::new() }
+            }
             Ok((result, status)) => Error::JobFailed { unit: unit.to_owned(), job, result, status },
             Err(e) => {
                 Error::JobFailed { unit: unit.to_owned(), job, result: "unknown".to_owned(), status: e.to_string() }

@@ -38,9 +38,9 @@ pub enum Error {
         unit: String,
         /// How the job ended, in systemd's word: `failed`, `timeout`, `dependency`, `assert` (held), `canceled`; or `refused`.
         job: String,
-        /// The service's own `Result`: `exit-code`, `signal`, `timeout`...; `success` where it never ran; systemd's reason where it refused.
+        /// The service's own `Result`: `exit-code`, `signal`, `timeout`...; `success` where it did not run; systemd's reason where it refused.
         result: String,
-        /// The exit status of its main process and the last status text it sent, as far as there are.
+        /// The exit status of its main process and the last status text it sent, as far as there are; empty where it did not run.
         status: String,
     },
     /// A job did not end in the time that the unit's own settings give it.
@@ -68,6 +68,8 @@ fn failure(job: &str, result: &str, status: &str) -> String {
     let mut text = match job {
         "assert" => "is held (an assertion of the unit is not met)".to_owned(),
         "refused" => format!("systemd refuses the job: {result}"),
+        "dependency" => "a unit that it needs did not start".to_owned(),
+        "canceled" => "the job was canceled, somebody asked for another one".to_owned(),
         _ => format!("the job ended as {job}, the unit's result is {result}"),
     };
     if !status.is_empty() {
