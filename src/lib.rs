@@ -22,6 +22,7 @@ pub mod plan;
 pub mod release;
 pub mod settings;
 pub mod step;
+pub mod systemd;
 pub mod time;
 pub mod ui;
 pub mod units;

@@ -4,3 +4,4 @@ mod catalogue;
 mod hsm;
 mod real_barbican;
 mod sqlite_schema;
+mod systemd;

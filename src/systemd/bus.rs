@@ -1,0 +1,99 @@
+//! What is said on the bus: the manager's calls, and a unit's properties.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use futures_core::Stream;
+use zbus::{OwnedObjectPath, OwnedVariant, proxy};
+
+/// The calls and the signal of org.freedesktop.systemd1(5) that are used here.
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+pub(super) trait Manager {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn reload(&self) -> zbus::Result<()>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
+    fn mask_unit_files(
+        &self,
+        files: &[String],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<Vec<(String, String, String)>>;
+    fn unmask_unit_files(&self, files: &[String], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
+
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+}
+
+/// One entry of `ExecStart`: path, argv, whether failure is ignored, then times, pid and exit status of the last run.
+pub(super) type Exec = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+/// The properties of one interface of one unit.
+#[derive(Default)]
+pub(super) struct Properties(HashMap<String, OwnedVariant>);
+
+impl Properties {
+    /// Asks for all properties of `interface`, the last part of its name: Unit or Service.
+    pub(super) async fn read(
+        connection: &zbus::Connection,
+        path: &OwnedObjectPath,
+        interface: &str,
+    ) -> zbus::Result<Self> {
+        let interface = format!("org.freedesktop.systemd1.{interface}");
+        let (service, properties) = ("org.freedesktop.systemd1", "org.freedesktop.DBus.Properties");
+        let reply = connection.call_method(Some(service), path, Some(properties), "GetAll", &interface).await?;
+        Ok(Self(reply.body().deserialize()?))
+    }
+
+    /// Takes one out.
+    pub(super) fn take<T>(&mut self, name: &str) -> Result<T>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
+        let value = self.0.remove(name).with_context(|| format!("systemd does not tell the property {name}"))?;
+        T::try_from(value).map_err(|e| anyhow!(e.into()).context(format!("property {name}")))
+    }
+
+    /// Takes a string out; the empty one is what systemd gives for "not set".
+    pub(super) fn take_set(&mut self, name: &str) -> Result<Option<String>> {
+        Ok(Some(self.take::<String>(name)?).filter(|text| !text.is_empty()))
+    }
+
+    /// Takes a time span out; `None` is "infinity".
+    pub(super) fn take_span(&mut self, name: &str) -> Result<Option<Duration>> {
+        let microseconds: u64 = self.take(name)?;
+        Ok((microseconds != u64::MAX).then(|| Duration::from_micros(microseconds)))
+    }
+}
+
+/// The next item of a stream, or `None` at its end.
+pub(super) async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    poll_fn(|context| Pin::new(&mut *stream).poll_next(context)).await
+}
+
+/// Waits for `future` no longer than `limit`; `None` if that has passed.
+pub(super) async fn within<F: Future>(limit: Duration, future: F) -> Result<Option<F::Output>> {
+    let runtime = zruntime::SharedRuntime::current().context("making a timer")?;
+    Ok(runtime.timeout(limit, future).await.ok())
+}
+
+/// Passes `time`.
+pub(super) async fn pass(time: Duration) -> Result<()> {
+    within(time, std::future::pending::<()>()).await.map(|_| ())
+}
+
+/// Whether systemd answered that it does not know the unit (any more).
+pub(super) fn is_unknown_unit(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::MethodError(name, ..) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit")
+}

@@ -1,0 +1,321 @@
+//! systemd over D-Bus: what a unit is doing; stop, start, mask. The only user of zbus.
+//!
+//! Synchronous for its callers. A job is awaited by its signal, asked for before the job is, and never for ever.
+
+mod bus;
+mod environment;
+mod jobs;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::SecretString;
+use zbus::OwnedObjectPath;
+
+use crate::files::Root;
+use crate::units::full_name;
+use bus::{Exec, ManagerProxy, Properties};
+
+/// How long systemd may take for one call. A daemon-reload on a busy host takes many seconds.
+const CALL: Duration = Duration::from_secs(90);
+
+/// What went wrong, as far as it matters what.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no bus, or no systemd on it: an image, a chroot, a container without it.
+    #[error("no systemd at {address}: {reason}")]
+    NoBus {
+        /// Where it was looked for.
+        address: String,
+        /// What the attempt gave.
+        reason: String,
+    },
+    /// A job did not end well, or systemd refused it.
+    #[error("{unit}: {}", failure(.job, .result, .status))]
+    JobFailed {
+        /// The unit.
+        unit: String,
+        /// How the job ended, in systemd's word: `failed`, `timeout`, `dependency`, `assert` (held), `canceled`; or `refused`.
+        job: String,
+        /// The service's own `Result`: `exit-code`, `signal`, `timeout`...; `success` where it did not run; systemd's reason where it refused.
+        result: String,
+        /// The exit status of its main process and the last status text it sent, as far as there are; empty where it did not run.
+        status: String,
+    },
+    /// A job did not end in the time that the unit's own settings give it.
+    #[error("{unit}: its job has not ended after {} s", .after.as_secs())]
+    TimedOut {
+        /// The unit.
+        unit: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The unit was stopped and still has processes, or was started again by somebody.
+    #[error("{unit} was stopped, but still runs: {}", processes(.pids))]
+    StillRunning {
+        /// The unit.
+        unit: String,
+        /// The processes in its control group.
+        pids: Vec<u32>,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+fn failure(job: &str, result: &str, status: &str) -> String {
+    let mut text = match job {
+        "assert" => "is held (an assertion of the unit is not met)".to_owned(),
+        "refused" => format!("systemd refuses the job: {result}"),
+        "dependency" => "a unit that it needs did not start".to_owned(),
+        "canceled" => "the job was canceled, somebody asked for another one".to_owned(),
+        _ => format!("the job ended as {job}, the unit's result is {result}"),
+    };
+    if !status.is_empty() {
+        text.push_str(": ");
+        text.push_str(status);
+    }
+    text
+}
+
+fn processes(pids: &[u32]) -> String {
+    match pids {
+        [] => "somebody started it again".to_owned(),
+        pids => format!("processes {}", pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// What the functions here return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What systemd knows of a unit.
+///
+/// The values of variables may hold passwords, hence are secrets.
+#[derive(Clone, Debug)]
+pub struct UnitState {
+    /// Its primary name, with suffix.
+    pub name: String,
+    /// `loaded`, `masked`, `bad-setting`, `error`.
+    pub load_state: String,
+    /// `active`, `reloading`, `inactive`, `failed`, `activating`, `deactivating`.
+    pub active_state: String,
+    /// The finer state of its kind: `running`, `exited`, `auto-restart`, `dead`...
+    pub sub_state: String,
+    /// `enabled`, `disabled`, `static`, `masked`, `masked-runtime`...; empty if it has no file.
+    pub unit_file_state: String,
+    /// The main process, while there is one.
+    pub main_pid: Option<u32>,
+    /// `User=`; none is root.
+    pub user: Option<String>,
+    /// `Group=`; none is the user's own.
+    pub group: Option<String>,
+    /// The variables set by `Environment=` and by the files of `EnvironmentFile=`, without those of `UnsetEnvironment=`.
+    pub environment: Vec<(String, SecretString)>,
+    /// The program of the first `ExecStart=` (its path, also where argv[0] is another) and its arguments; empty if there is none.
+    pub exec_start: Vec<String>,
+    /// `TimeoutStopSec=`; `None` is infinity.
+    pub timeout_stop: Option<Duration>,
+    /// Its control group, from the root of the hierarchy; empty while it has none.
+    pub control_group: String,
+}
+
+impl UnitState {
+    /// Whether it runs, or is about to: anything but `inactive` and `failed`.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !at_rest(&self.active_state)
+    }
+}
+
+fn at_rest(active_state: &str) -> bool {
+    matches!(active_state, "inactive" | "failed")
+}
+
+/// A unit as loaded: its object and what the interface common to all kinds tells.
+struct Loaded {
+    path: OwnedObjectPath,
+    id: String,
+    load_state: String,
+    active_state: String,
+    properties: Properties,
+}
+
+/// Whether systemd runs this host, as sd_booted(3) tells it. A chroot or a plain container has none.
+#[must_use]
+pub fn running() -> bool {
+    Path::new("/run/systemd/system").symlink_metadata().is_ok_and(|m| m.is_dir())
+}
+
+/// A connection to systemd.
+///
+/// Units are named with or without `.service`.
+#[derive(Debug)]
+pub struct Systemd {
+    connection: zbus::Connection,
+    manager: ManagerProxy<'static>,
+    longest: Option<Duration>,
+}
+
+impl Systemd {
+    /// Connects to the bus at `address` (as `unix:path=/run/dbus/system_bus_socket`), or to the system bus of this host.
+    ///
+    /// # Errors
+    /// [`Error::NoBus`] if there is no bus, or no systemd on it.
+    pub fn connect(address: Option<&str>) -> Result<Self> {
+        use zbus::connection::Builder;
+        let builder = address.map_or_else(Builder::system, Builder::address).method_timeout(CALL);
+        let made: zbus::Result<Self> = zbus::block_on(async {
+            let connection = builder.build().await?;
+            let manager =
+                ManagerProxy::builder(&connection).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+            // Without it systemd sends signals only of our own jobs, and older ones not even those.
+            manager.subscribe().await?;
+            Ok(Self { connection, manager, longest: None })
+        });
+        made.map_err(|e| Error::NoBus {
+            address: address.unwrap_or("the system bus").to_owned(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// Never waits longer than `longest` for one job, whatever the unit's own settings allow.
+    #[must_use]
+    pub fn wait_at_most(mut self, longest: Duration) -> Self {
+        self.longest = Some(longest);
+        self
+    }
+
+    /// What systemd knows of those of `names` that exist, in their order; an alias counts as the unit it stands for, once. `root` is where the
+    /// files of `EnvironmentFile=` are, as seen by the units.
+    ///
+    /// # Errors
+    /// If a name is bad, systemd does not answer, or a variable file cannot be read.
+    pub fn units(&self, root: &Root, names: &[String]) -> Result<Vec<UnitState>> {
+        let loaded = zbus::block_on(async {
+            let mut all = Vec::new();
+            for unit in self.load_all(names).await? {
+                let service = self.service_properties(&unit).await?;
+                all.push((unit, service));
+            }
+            Ok::<_, Error>(all)
+        })?;
+        let state = |(unit, service): (Loaded, Option<Properties>)| {
+            let id = unit.id.clone();
+            state(root, unit, service).with_context(|| format!("looking at {id}")).map_err(Error::Other)
+        };
+        loaded.into_iter().map(state).collect()
+    }
+
+    /// Has systemd read all unit files anew, and waits until it has.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn reload(&self) -> Result<()> {
+        log::info!("reloading systemd");
+        Ok(zbus::block_on(self.manager.reload()).context("reloading systemd")?)
+    }
+
+    /// Masks `names` until the next boot, installed or not, so that not even a package's scripts can start them, and reloads. Returns those that
+    /// were not masked this way before, for [`Systemd::unmask_runtime`]. A unit whose file is in /etc is not touched by such a mask: there only
+    /// the hold helps. Mask after stopping: a masked unit has lost its `ExecStop=`.
+    ///
+    /// # Errors
+    /// If a name is bad, or systemd does not do it.
+    pub fn mask_runtime(&self, names: &[String]) -> Result<Vec<String>> {
+        let files = full_names(names)?;
+        self.change_files("masking", zbus::block_on(self.manager.mask_unit_files(&files, true, false)))
+    }
+
+    /// Takes the masks of [`Systemd::mask_runtime`] off `names`, and reloads. An operator's own mask (in /etc) stays. Returns those that had one.
+    ///
+    /// # Errors
+    /// If a name is bad, or systemd does not do it.
+    pub fn unmask_runtime(&self, names: &[String]) -> Result<Vec<String>> {
+        let files = full_names(names)?;
+        self.change_files("unmasking", zbus::block_on(self.manager.unmask_unit_files(&files, true)))
+    }
+
+    fn change_files(&self, what: &str, changes: zbus::Result<Vec<(String, String, String)>>) -> Result<Vec<String>> {
+        let changes = changes.with_context(|| format!("{what} units"))?;
+        let name = |file: &str| Path::new(file).file_name().map(|n| n.to_string_lossy().into_owned());
+        let changed: Vec<String> = changes.iter().filter_map(|(_, file, _)| name(file)).collect();
+        log::info!("{what} units: {}", changed.join(" "));
+        if !changed.is_empty() {
+            self.reload()?;
+        }
+        Ok(changed)
+    }
+
+    /// Loads `name`; `None` if there is no such unit.
+    async fn load(&self, name: &str) -> Result<Option<Loaded>> {
+        let name = full_name(name)?;
+        let path = self.manager.load_unit(&name).await.with_context(|| format!("loading {name}"))?;
+        let mut properties =
+            Properties::read(&self.connection, &path, "Unit").await.with_context(|| format!("looking at {name}"))?;
+        let load_state: String = properties.take("LoadState")?;
+        if load_state == "not-found" {
+            return Ok(None);
+        }
+        let (id, active_state) = (properties.take("Id")?, properties.take("ActiveState")?);
+        Ok(Some(Loaded { path, id, load_state, active_state, properties }))
+    }
+
+    async fn load_all(&self, names: &[String]) -> Result<Vec<Loaded>> {
+        let mut all: Vec<Loaded> = Vec::new();
+        for name in names {
+            if let Some(unit) = self.load(name).await?
+                && all.iter().all(|known| known.id != unit.id)
+            {
+                all.push(unit);
+            }
+        }
+        Ok(all)
+    }
+
+    /// What only a service has.
+    async fn service_properties(&self, unit: &Loaded) -> Result<Option<Properties>> {
+        if !unit.id.ends_with(".service") {
+            return Ok(None);
+        }
+        let properties = Properties::read(&self.connection, &unit.path, "Service").await;
+        Ok(Some(properties.with_context(|| format!("looking at {}", unit.id))?))
+    }
+}
+
+fn full_names(names: &[String]) -> anyhow::Result<Vec<String>> {
+    names.iter().map(|name| full_name(name)).collect()
+}
+
+fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Result<UnitState> {
+    let mut common = unit.properties;
+    let mut state = UnitState {
+        name: unit.id,
+        load_state: unit.load_state,
+        active_state: unit.active_state,
+        sub_state: common.take("SubState")?,
+        unit_file_state: common.take("UnitFileState")?,
+        main_pid: None,
+        user: None,
+        group: None,
+        environment: Vec::new(),
+        exec_start: Vec::new(),
+        timeout_stop: None,
+        control_group: String::new(),
+    };
+    if let Some(mut service) = service {
+        let pid: u32 = service.take("MainPID")?;
+        state.main_pid = (pid != 0).then_some(pid);
+        state.user = service.take_set("User")?;
+        state.group = service.take_set("Group")?;
+        let files: Vec<(String, bool)> = service.take("EnvironmentFiles")?;
+        let unset: Vec<String> = service.take("UnsetEnvironment")?;
+        state.environment = environment::resolve(root, service.take("Environment")?, &files, &unset)?;
+        if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
+            state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();
+        }
+        state.timeout_stop = service.take_span("TimeoutStopUSec")?;
+        state.control_group = service.take("ControlGroup")?;
+    }
+    Ok(state)
+}

@@ -1,0 +1,127 @@
+#!/bin/sh
+# Boots a real systemd in a container, for as long as its standard input is
+# open, and throws everything that was changed in it away afterwards.
+#
+#   tests/lab/boot-systemd.sh [--unified] [DIRECTORY]
+#
+# When it is up, one line is printed: the address of its bus, the process id
+# of its systemd as seen from here, and the path of its root directory here.
+# What is in DIRECTORY is laid over the root before it boots. --unified boots
+# it with cgroups of version 2 only.
+#
+# Needs root. debootstrap and systemd-nspawn are installed by apt where they
+# are missing, and the Debian tree is made once, in $KEYMGR_LAB (target/lab).
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+lab=${KEYMGR_LAB:-$here/../../target/lab}
+mkdir -p "$lab"
+lab=$(cd "$lab" && pwd)
+tree=$lab/systemd-tree
+unified=
+[ "${1:-}" = --unified ] && { unified=1; shift; }
+over=${1:-}
+
+say() { echo "boot-systemd: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+[ "$(id -u)" = 0 ] || die "a container can only be booted by root"
+
+# Only one at a time makes the tree, the others wait for it.
+exec 9>"$lab/.systemd.lock"
+flock 9
+if ! command -v debootstrap >/dev/null || ! command -v systemd-nspawn >/dev/null; then
+    say "installing debootstrap and systemd-container"
+    packages="debootstrap systemd-container debian-archive-keyring"
+    DEBIAN_FRONTEND=noninteractive
+    export DEBIAN_FRONTEND
+    # shellcheck disable=SC2086
+    { apt-get -q update && apt-get -q install -y --no-install-recommends $packages; } \
+        >"$lab/systemd-apt.log" 2>&1 || die "apt-get failed, see $lab/systemd-apt.log"
+fi
+if [ ! -d "$tree" ]; then
+    say "making a Debian tree in $tree (a minute)"
+    rm -rf "$tree.new"
+    debootstrap --variant=minbase --include=systemd-sysv,dbus bookworm "$tree.new" \
+        >"$lab/systemd-tree.log" 2>&1 || die "debootstrap failed, see $lab/systemd-tree.log"
+    rm -rf "$tree.new"/var/cache/apt/archives/*.deb
+    mv "$tree.new" "$tree"
+fi
+exec 9>&-
+
+# All changes go to a tmpfs over the tree. A root that is mounted here, unlike
+# nspawn's own --volatile=overlay, can be seen from here.
+name=keymgr-test-$$
+run=$lab/run/$name
+mkdir -p "$run"
+leader=
+pid1=
+clean_up() {
+    trap - EXIT
+    [ -z "$pid1" ] || kill -KILL "$pid1" 2>/dev/null || true
+    [ -z "$leader" ] || wait "$leader" 2>/dev/null || true
+    umount -l "$run/tmp/root" 2>/dev/null || true
+    umount -l "$run/tmp" 2>/dev/null || true
+    rm -rf "$run"
+    for group in $groups; do
+        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    done
+}
+groups=
+trap clean_up EXIT
+trap 'exit 1' INT TERM HUP
+
+mkdir "$run/tmp"
+mount -t tmpfs -o size=512m,mode=755 tmpfs "$run/tmp"
+cd "$run/tmp"
+mkdir upper work root
+mount -t overlay -o "lowerdir=$tree,upperdir=$run/tmp/upper,workdir=$run/tmp/work" overlay root
+[ -z "$over" ] || cp -a "$over/." root/
+
+# The container says by itself when it is up, and its end is said here: no
+# need to ask again and again.
+mkfifo news
+exec 8<>news
+mkdir -p root/etc/systemd/system/multi-user.target.wants
+cat >root/etc/systemd/system/tell-ready.service <<'UNIT'
+[Unit]
+Requires=dbus.service
+After=dbus.service
+[Service]
+ExecStart=/bin/sh -c 'systemctl is-system-running --wait >/dev/null; \
+    busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.DBus.Peer Ping && echo up >/news'
+UNIT
+ln -sf ../tell-ready.service root/etc/systemd/system/multi-user.target.wants/
+
+# Where systemd runs this machine, nspawn asks it for a scope. Where it does
+# not, each container needs control groups of its own.
+keep=
+if [ ! -d /run/systemd/system ]; then
+    keep=--keep-unit
+    for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+        [ -e "$hierarchy/cgroup.procs" ] || continue
+        mkdir -p "$hierarchy/$name"
+        groups="$groups $hierarchy/$name"
+    done
+fi
+[ -z "$unified" ] || export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+(
+    for group in $groups; do sh -c 'echo $PPID' >"$group/cgroup.procs"; done
+    systemd-nspawn --register=no $keep --quiet --private-network --machine="$name" \
+        --console=pipe --bind="$run/tmp/news:/news" --directory="$run/tmp/root" --boot \
+        </dev/null >"$run/tmp/console" 2>&1 || true
+    echo ended >&8
+) >/dev/null 2>&1 &
+leader=$!
+news=$(timeout 120 head -n 1 <&8) || news="not up after 120 s"
+if [ "$news" != up ]; then
+    tail -n 20 console >&2
+    die "the container: $news"
+fi
+children() { cat "/proc/$1/task/$1/children"; }
+pid1=$(children "$(children $leader | cut -d ' ' -f 1)" | cut -d ' ' -f 1)
+[ -n "$pid1" ] || die "the container's systemd is not to be found"
+
+echo "unix:path=/proc/$pid1/root/run/dbus/system_bus_socket $pid1 $run/tmp/root"
+exec >/dev/null
+cat >/dev/null
