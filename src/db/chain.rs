@@ -235,40 +235,19 @@ mod tests {
 
     #[test]
     fn between_leads_forward_only() {
-        let ids = |from, to| {
-            between(from, to)
-                .unwrap()
-                .iter()
-                .map(|r| r.id.as_str())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(
-            ids(Some("d2780d5aa510"), "0f8c192a061f"),
-            ["39cf2e645cba", "0f8c192a061f"]
-        );
+        let ids = |from, to| between(from, to).unwrap().iter().map(|r| r.id.as_str()).collect::<Vec<_>>();
+        assert_eq!(ids(Some("d2780d5aa510"), "0f8c192a061f"), ["39cf2e645cba", "0f8c192a061f"]);
         assert_eq!(ids(Some("kilo"), "kilo"), [""; 0]);
         assert_eq!(ids(None, "juno"), ["1a0c2cdafb38", "juno"]);
-        assert!(matches!(
-            between(Some("kilo"), "juno"),
-            Err(Error::Backwards { .. })
-        ));
-        assert!(
-            matches!(between(None, "deadbeef"), Err(Error::UnknownRevision(id)) if id == "deadbeef")
-        );
-        assert!(matches!(
-            between(Some("deadbeef"), "kilo"),
-            Err(Error::UnknownRevision(_))
-        ));
+        assert!(matches!(between(Some("kilo"), "juno"), Err(Error::Backwards { .. })));
+        assert!(matches!(between(None, "deadbeef"), Err(Error::UnknownRevision(id)) if id == "deadbeef"));
+        assert!(matches!(between(Some("deadbeef"), "kilo"), Err(Error::UnknownRevision(_))));
     }
 
     #[test]
     fn a_broken_tree_is_refused() {
         let toml = |id: &str, down: &str| format!("id = '{id}'\n{down}\nsummary = 's'");
-        let (a, b, c) = (
-            toml("a", ""),
-            toml("b", "down = 'a'"),
-            toml("c", "down = 'x'"),
-        );
+        let (a, b, c) = (toml("a", ""), toml("b", "down = 'a'"), toml("c", "down = 'x'"));
         let whole = [
             ("r/a_/revision.toml", a.as_str()),
             ("r/a_/sqlite.sql", ""),
@@ -278,36 +257,19 @@ mod tests {
         assert_eq!(load(&whole).unwrap().len(), 2);
         let why = |files: &[(&str, &str)]| load(files).unwrap_err();
         assert!(why(&whole[..3]).contains("no sqlite.sql"));
+        assert!(why(&[("r/z_/revision.toml", &a), ("r/z_/sqlite.sql", "")]).contains("not named a_"));
         assert!(
-            why(&[("r/z_/revision.toml", &a), ("r/z_/sqlite.sql", "")]).contains("not named a_")
+            why(&[&whole[..], &[("r/c_/revision.toml", &c), ("r/c_/sqlite.sql", "")]].concat())
+                .contains("not in the chain")
         );
         assert!(
-            why(&[
-                &whole[..],
-                &[("r/c_/revision.toml", &c), ("r/c_/sqlite.sql", "")]
-            ]
-            .concat())
-            .contains("not in the chain")
-        );
-        assert!(
-            why(&[
-                &whole[..],
-                &[("s/a_/revision.toml", &a), ("s/a_/sqlite.sql", "")]
-            ]
-            .concat())
-            .contains("same down")
+            why(&[&whole[..], &[("s/a_/revision.toml", &a), ("s/a_/sqlite.sql", "")]].concat()).contains("same down")
         );
     }
 
     #[test]
     fn statements_end_with_a_semicolon_at_the_end_of_a_line() {
         let text = "-- why; not\nCREATE TABLE t (\n    a TEXT\n);\n\n-- x\nINSERT INTO t VALUES ('a;b');\n";
-        assert_eq!(
-            split(text),
-            [
-                "CREATE TABLE t (\n    a TEXT\n)",
-                "INSERT INTO t VALUES ('a;b')"
-            ]
-        );
+        assert_eq!(split(text), ["CREATE TABLE t (\n    a TEXT\n)", "INSERT INTO t VALUES ('a;b')"]);
     }
 }

@@ -3,6 +3,7 @@
 mod code;
 mod facts;
 mod identify;
+mod services;
 mod site;
 
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ impl Deployment {
             elsewhere: gathered.elsewhere,
             facts: gathered.facts,
             held: crate::units::held(root, &names)?,
-            running: site.running(&names)?,
+            running: site.running(host, &names)?,
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,
             site,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::services::Services;
 use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Url};
 use crate::files::Root;
@@ -42,6 +43,7 @@ pub struct Site {
     wait: std::time::Duration,
     token: Result<hsm::Config, String>,
     keys: Keys,
+    pub(super) services: Services,
     /// The login failed once; it is not tried again, since tokens lock themselves.
     token_failed: Option<String>,
 }
@@ -59,10 +61,12 @@ impl Site {
                 Err("no database is configured: neither [database] connection nor [DEFAULT] sql_connection".to_owned())
             }
         };
-        let token = token(host, config).map_err(|e| format!("{e:#}"));
+        let services = Services::of(host)?;
+        let token = token(host, config, &services).map_err(|e| format!("{e:#}"));
         let simple = simple_keys(config, release)?;
         let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
-        Ok(Self { url, path, wait: host.settings.lock_timeout, token, keys, token_failed: None })
+        let wait = host.settings.lock_timeout;
+        Ok(Self { url, path, wait, token, keys, services, token_failed: None })
     }
 
     /// Whether a database is configured and its file is there.
@@ -137,38 +141,6 @@ impl Site {
         &self.keys.candidates
     }
 
-    /// Those of `units` that run. On an image nothing runs.
-    ///
-    /// # Errors
-    /// If systemd cannot be asked.
-    pub fn running(&self, _units: &[String]) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    /// Stops units and waits until they are stopped.
-    ///
-    /// # Errors
-    /// If one does not stop.
-    pub fn stop(&self, _units: &[String]) -> Result<()> {
-        Ok(())
-    }
-
-    /// Starts units, in order.
-    ///
-    /// # Errors
-    /// If one does not start.
-    pub fn start(&self, _units: &[String]) -> Result<()> {
-        Ok(())
-    }
-
-    /// Has systemd read its unit files again. On an image there is nobody to tell.
-    ///
-    /// # Errors
-    /// If systemd cannot be asked.
-    pub fn reload_units(&self) -> Result<()> {
-        Ok(())
-    }
-
     /// Judges every KEK and tries every secret of the database.
     ///
     /// # Errors
@@ -241,7 +213,7 @@ fn candidates(config: &Config) -> Result<Vec<DataMechanism>> {
     Ok(all)
 }
 
-fn token(host: &Host, config: &Config) -> Result<hsm::Config> {
+fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Config> {
     let text = |name: &str| config.text("p11_crypto_plugin", name);
     let yes = |value: Option<String>, default: bool| {
         value.map_or(default, |v| matches!(&*v.to_lowercase(), "true" | "1" | "yes" | "on"))
@@ -280,31 +252,31 @@ fn token(host: &Host, config: &Config) -> Result<hsm::Config> {
         os_locking_ok: yes(text("os_locking_ok")?, false),
         hmac_key_type,
         hmac_mechanism,
-        identity: identity(&host.root)?,
-        environment: environment(),
+        identity: identity(&host.root, services.user())?,
+        environment: services.environment().unwrap_or_else(environment),
         timeout: host.settings.hsm_timeout,
     })
 }
 
-/// Who the service is: the user `barbican` of the root, where we are root and there is one.
-fn identity(root: &Root) -> Result<Option<Identity>> {
+/// Who the service is: the user of its unit, or `barbican` of the root, where we are root and there is one.
+fn identity(root: &Root, user: Option<&str>) -> Result<Option<Identity>> {
     if !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
     let lines = |file: &str| -> Result<String> { Ok(root.read_text(Path::new(file))?.unwrap_or_default()) };
+    let name = user.unwrap_or("barbican");
     let (passwd, group) = (lines("/etc/passwd")?, lines("/etc/group")?);
-    let Some(user) = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&"barbican"))
-    else {
+    let Some(user) = passwd.lines().map(|l| l.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&name)) else {
         return Ok(None);
     };
     let number = |index: usize| -> Result<u32> {
-        user.get(index).and_then(|v| v.parse().ok()).with_context(|| "the user barbican in /etc/passwd".to_owned())
+        user.get(index).and_then(|v| v.parse().ok()).with_context(|| format!("the user {name} in /etc/passwd"))
     };
     let gid = number(3)?;
     let mut groups = vec![gid];
     for line in group.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        if fields.get(3).is_some_and(|members| members.split(',').any(|m| m == "barbican")) {
+        if fields.get(3).is_some_and(|members| members.split(',').any(|m| m == name)) {
             groups.extend(fields.get(2).and_then(|g| g.parse::<u32>().ok()));
         }
     }

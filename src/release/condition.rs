@@ -277,62 +277,43 @@ impl Condition {
     pub fn truth(&self, facts: &Facts) -> Truth {
         match self {
             Condition::Always => Truth::Yes,
-            Condition::All(all) => all
-                .iter()
-                .map(|one| one.truth(facts))
-                .min()
-                .unwrap_or(Truth::Yes),
-            Condition::Any(any) => any
-                .iter()
-                .map(|one| one.truth(facts))
-                .max()
-                .unwrap_or(Truth::No),
+            Condition::All(all) => all.iter().map(|one| one.truth(facts)).min().unwrap_or(Truth::Yes),
+            Condition::Any(any) => any.iter().map(|one| one.truth(facts)).max().unwrap_or(Truth::No),
             Condition::Not(not) => !not.truth(facts),
             Condition::OptionSet(names) => one_is_set(facts, names),
             Condition::OptionUnset(names) => !one_is_set(facts, names),
-            Condition::OptionIs { option, value } => {
-                compare(facts, option, |set| set.eq_ignore_ascii_case(value))
+            Condition::OptionIs { option, value } => compare(facts, option, |set| set.eq_ignore_ascii_case(value)),
+            Condition::OptionStartsWith { option, with } => {
+                compare(facts, option, |set| with.iter().any(|start| starts_with(set, start)))
             }
-            Condition::OptionStartsWith { option, with } => compare(facts, option, |set| {
-                with.iter().any(|start| starts_with(set, start))
-            }),
-            Condition::OptionRepeated(option) => Truth::of(
-                facts
-                    .option(option)
-                    .map(|fact| fact.is_some_and(|fact| fact.times > 1)),
-            ),
+            Condition::OptionRepeated(option) => {
+                Truth::of(facts.option(option).map(|fact| fact.is_some_and(|fact| fact.times > 1)))
+            }
             Condition::GroupSet(groups) => one_group_is_set(facts, groups),
             Condition::PluginEnabled(names) => known(&facts.plugins, |used| one_in(used, names)),
             Condition::PluginRows(names) => known(&facts.plugin_rows, |rows| {
-                names
-                    .iter()
-                    .any(|name| rows.get(name).is_some_and(|count| *count > 0))
+                names.iter().any(|name| rows.get(name).is_some_and(|count| *count > 0))
             }),
-            Condition::ForeignPlugin => known(&facts.plugins, |used| {
-                used.iter().any(|name| !OWN_PLUGINS.contains(&name.as_str()))
-            }),
-            Condition::MechanismMissing => known(&facts.p11_mechanisms, |rows| {
-                rows.get("").is_some_and(|count| *count > 0)
-            }),
+            Condition::ForeignPlugin => {
+                known(&facts.plugins, |used| used.iter().any(|name| !OWN_PLUGINS.contains(&name.as_str())))
+            }
+            Condition::MechanismMissing => {
+                known(&facts.p11_mechanisms, |rows| rows.get("").is_some_and(|count| *count > 0))
+            }
             Condition::MechanismMixed => mechanisms_are_mixed(facts),
             Condition::Dialect(dialect) => known(&facts.dialect, |used| used == dialect),
             Condition::BareMysqlUrl => Truth::of(facts.bare_mysql_url),
             Condition::File(file) => known(&facts.files, |files| files.contains(file)),
             Condition::PolicyRule(names) => known(&facts.policy_rules, |set| matching(set, names)),
-            Condition::PolicyReference(names) => {
-                known(&facts.policy_references, |set| matching(set, names))
-            }
+            Condition::PolicyReference(names) => known(&facts.policy_references, |set| matching(set, names)),
             Condition::Paste(wanted) => known(&facts.paste, |p| p.traits.contains(wanted)),
             Condition::PasteFactory(starts) => known(&facts.paste, |paste| {
-                paste
-                    .factories
-                    .iter()
-                    .any(|f| starts.iter().any(|start| f.starts_with(start)))
+                paste.factories.iter().any(|f| starts.iter().any(|start| f.starts_with(start)))
             }),
             Condition::Service(service) => known(&facts.services, |set| set.contains(service)),
-            Condition::ApiLauncher(kinds) => known(&facts.api_launchers, |used| {
-                kinds.iter().any(|kind| used.contains(kind))
-            }),
+            Condition::ApiLauncher(kinds) => {
+                known(&facts.api_launchers, |used| kinds.iter().any(|kind| used.contains(kind)))
+            }
             Condition::Runs(names) => known(&facts.commands, |used| one_in(used, names)),
             Condition::PythonBelow(least) => known(&facts.python, |python| python < least),
             Condition::CertificateOrders => known(&facts.certificate_orders, |count| *count > 0),
@@ -365,24 +346,15 @@ fn one_in(have: &BTreeSet<String>, wanted: &[String]) -> bool {
 }
 
 fn starts_with(text: &str, start: &str) -> bool {
-    text.get(..start.len())
-        .is_some_and(|head| head.eq_ignore_ascii_case(start))
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
 
 fn one_group_is_set(facts: &Facts, groups: &[String]) -> Truth {
-    known(&facts.options, |options| {
-        options
-            .iter()
-            .any(|(name, fact)| fact.times > 0 && groups.contains(&name.group))
-    })
+    known(&facts.options, |options| options.iter().any(|(name, fact)| fact.times > 0 && groups.contains(&name.group)))
 }
 
 fn one_is_set(facts: &Facts, names: &[OptionName]) -> Truth {
-    names
-        .iter()
-        .map(|name| Truth::of(facts.option(name).map(|fact| fact.is_some())))
-        .max()
-        .unwrap_or(Truth::No)
+    names.iter().map(|name| Truth::of(facts.option(name).map(|fact| fact.is_some()))).max().unwrap_or(Truth::No)
 }
 
 fn compare(facts: &Facts, option: &OptionName, matches: impl Fn(&str) -> bool) -> Truth {

@@ -57,7 +57,7 @@ pub(super) fn revert_hold(context: &mut Context<'_>, names: &[String], before: &
 }
 
 pub(super) fn observe_stopped(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
-    let running = context.site.running(names)?;
+    let running = context.site.running(context.host, names)?;
     Ok(if running.is_empty() { Observed::After(format!("{} stopped", names.len())) } else { Observed::Before })
 }
 
@@ -66,7 +66,7 @@ pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 }
 
 pub(super) fn observe_started(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
-    let running = context.site.running(names)?;
+    let running = context.site.running(context.host, names)?;
     Ok(if running.len() == names.len() { Observed::After(format!("{} run", names.len())) } else { Observed::Before })
 }
 
@@ -75,13 +75,13 @@ pub(super) fn start(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 }
 
 pub(super) fn start_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
-    let changed = context.site.running(names)?.len() != names.len();
+    let changed = context.site.running(context.host, names)?.len() != names.len();
     context.site.start(names)?;
     Ok(changed)
 }
 
 pub(super) fn stop_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
-    let changed = !context.site.running(names)?.is_empty();
+    let changed = !context.site.running(context.host, names)?.is_empty();
     context.site.stop(names)?;
     Ok(changed)
 }

@@ -1,15 +1,6 @@
 //! The SQLite side of the database: every known start to every later head, and everything that can go wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::print_stdout
-)]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "looks at the files behind the back of the code under test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout)]
+#![expect(clippy::disallowed_methods, reason = "looks at the files behind the back of the code under test")]
 
 mod content;
 
@@ -77,14 +68,12 @@ fn fresh_dump(revision: &str) -> &'static str {
 
 fn dump(name: &str) -> String {
     let file = name.strip_suffix("-of-2015.1.0").unwrap_or(name);
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/fixtures/schema/sqlite-{file}.sql"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/schema/sqlite-{file}.sql"));
     let text = fs::read_to_string(path).unwrap();
     if file == name {
         return text;
     }
-    text.replace("project_access", "creator_only")
-        .replace("'6a4457517a3'", "'30dba269cc64'")
+    text.replace("project_access", "creator_only").replace("'6a4457517a3'", "'30dba269cc64'")
 }
 
 fn load(dir: &TempDir, name: &str) -> PathBuf {
@@ -124,21 +113,12 @@ fn text_shape(conn: &Connection) -> BTreeMap<String, BTreeSet<String>> {
     let mut query = conn
         .prepare("SELECT tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> 'alembic_version'")
         .unwrap();
-    let rows = query
-        .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-        })
-        .unwrap();
+    let rows = query.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
     let mut shape: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (table, sql) in rows.map(Result::unwrap) {
         let lines = shape.entry(table.clone()).or_default();
-        let sql = sql
-            .replace('"', "")
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .replace(", ", ",")
-            .replace(" (", "(");
+        let sql =
+            sql.replace('"', "").split_whitespace().collect::<Vec<_>>().join(" ").replace(", ", ",").replace(" (", "(");
         if !sql.starts_with("CREATE TABLE") {
             lines.insert(sql);
             continue;
@@ -153,11 +133,7 @@ fn text_shape(conn: &Connection) -> BTreeMap<String, BTreeSet<String>> {
             }
             let line = std::mem::take(&mut part);
             let words: Vec<&str> = line.trim().split(' ').collect();
-            let line = if words[0] == "CONSTRAINT" {
-                words[2..].join(" ")
-            } else {
-                words.join(" ")
-            };
+            let line = if words[0] == "CONSTRAINT" { words[2..].join(" ") } else { words.join(" ") };
             if line.starts_with("CHECK") {
                 continue;
             }
@@ -165,10 +141,7 @@ fn text_shape(conn: &Connection) -> BTreeMap<String, BTreeSet<String>> {
             match line.split_once(" REFERENCES ") {
                 Some((column, target)) if !line.starts_with("FOREIGN KEY") => {
                     let column = column.split(" CONSTRAINT ").next().unwrap();
-                    lines.insert(format!(
-                        "FOREIGN KEY({}) REFERENCES {target}",
-                        column.split(' ').next().unwrap()
-                    ));
+                    lines.insert(format!("FOREIGN KEY({}) REFERENCES {target}", column.split(' ').next().unwrap()));
                     lines.insert(column.to_owned());
                 }
                 _ => {
@@ -196,34 +169,18 @@ fn every_start_reaches_every_later_head() {
         let db = open(&start);
         assert_eq!(db.revision().unwrap(), Ledger::At(from.to_owned()));
         let verification = db.verify(from).unwrap();
-        assert!(
-            verification.matches.is_some(),
-            "{name}: {:?}",
-            verification.differences
-        );
+        assert!(verification.matches.is_some(), "{name}: {:?}", verification.differences);
         assert_eq!(verification.extras, [""; 0], "{name}");
         drop(db);
-        for to in HEADS
-            .into_iter()
-            .filter(|to| position(to).unwrap() > position(from).unwrap())
-        {
+        for to in HEADS.into_iter().filter(|to| position(to).unwrap() > position(from).unwrap()) {
             let what = format!("{name} -> {to}");
             let path = dir.path().join("work.sqlite");
             fs::copy(&start, &path).unwrap();
             let mut db = open(&path);
             let planned = db.migration_sql(Some(from), to).unwrap();
-            assert_eq!(
-                db.preconditions(Some(from), to, Orphans::Refuse).unwrap(),
-                [],
-                "{what}"
-            );
-            let done = db
-                .migrate(Some(from), to, Orphans::Refuse)
-                .unwrap_or_else(|e| panic!("{what}: {e}"));
-            assert_eq!(
-                done.revisions,
-                planned.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>()
-            );
+            assert_eq!(db.preconditions(Some(from), to, Orphans::Refuse).unwrap(), [], "{what}");
+            let done = db.migrate(Some(from), to, Orphans::Refuse).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert_eq!(done.revisions, planned.iter().map(|(id, _)| id.clone()).collect::<Vec<_>>());
             assert_eq!(done.dangling, [""; 0], "{what}");
             assert_eq!(db.revision().unwrap(), Ledger::At(to.to_owned()));
             assert!(db.verify(to).unwrap().matches.is_some(), "{what}");
@@ -232,12 +189,7 @@ fn every_start_reaches_every_later_head() {
             let conn = Connection::open(&path).unwrap();
             assert_eq!(references(&conn), 0, "{what}");
             let after = read(&conn);
-            let tables = |content: &content::Content| {
-                content
-                    .keys()
-                    .map(|(t, _)| t.clone())
-                    .collect::<BTreeSet<_>>()
-            };
+            let tables = |content: &content::Content| content.keys().map(|(t, _)| t.clone()).collect::<BTreeSet<_>>();
             let (mut kept, wanted) = (after.clone(), expected(&before, from, to));
             kept.retain(|(t, _), _| tables(&wanted).contains(t));
             assert_kept(&wanted, &kept, &what);
@@ -253,20 +205,11 @@ fn every_start_reaches_every_later_head() {
             let mut steps = open(&path);
             let mut at = from.to_owned();
             for (next, sql) in planned {
-                assert_eq!(
-                    steps.migration_sql(Some(&at), &next).unwrap(),
-                    [(next.clone(), sql)]
-                );
-                steps
-                    .migrate(Some(&at), &next, Orphans::Refuse)
-                    .unwrap_or_else(|e| panic!("{what} at {next}: {e}"));
+                assert_eq!(steps.migration_sql(Some(&at), &next).unwrap(), [(next.clone(), sql)]);
+                steps.migrate(Some(&at), &next, Orphans::Refuse).unwrap_or_else(|e| panic!("{what} at {next}: {e}"));
                 at = next;
             }
-            assert_eq!(
-                steps.fingerprint().unwrap(),
-                db.fingerprint().unwrap(),
-                "{what}"
-            );
+            assert_eq!(steps.fingerprint().unwrap(), db.fingerprint().unwrap(), "{what}");
             table.push_str(&format!(
                 "{name:<45} {from:<13} {to:<13} {:>2} revisions, {} rows kept\n",
                 done.revisions.len(),
@@ -287,40 +230,20 @@ fn where_barbicans_own_tools_work_we_end_where_they_end() {
             "0f8c192a061f",
             "2.0-eol-createall-upgraded-to-10.0.0",
         ),
-        (
-            "2.0-eol-createall-upgraded-to-10.0.0",
-            "0f8c192a061f",
-            HEAD,
-            "2.0-eol-createall-upgraded-to-15.0.0",
-        ),
-        (
-            "3.0-eol-createall",
-            "39cf2e645cba",
-            HEAD,
-            "3.0-eol-createall-upgraded-to-23.0.0",
-        ),
+        ("2.0-eol-createall-upgraded-to-10.0.0", "0f8c192a061f", HEAD, "2.0-eol-createall-upgraded-to-15.0.0"),
+        ("3.0-eol-createall", "39cf2e645cba", HEAD, "3.0-eol-createall-upgraded-to-23.0.0"),
         ("12.0.2", "0f8c192a061f", HEAD, "23.0.0"),
     ] {
         let path = load(&dir, start);
-        open(&path)
-            .migrate(Some(from), to, Orphans::Refuse)
-            .unwrap();
-        assert_eq!(
-            text_shape(&Connection::open(&path).unwrap()),
-            dump_shape(theirs),
-            "{start}"
-        );
+        open(&path).migrate(Some(from), to, Orphans::Refuse).unwrap();
+        assert_eq!(text_shape(&Connection::open(&path).unwrap()), dump_shape(theirs), "{start}");
     }
 }
 
 /// The genuine Liberty deployment.
 fn liberty(dir: &TempDir) -> PathBuf {
     let path = dir.path().join("liberty.sqlite");
-    fs::copy(
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/liberty/liberty.sqlite"),
-        &path,
-    )
-    .unwrap();
+    fs::copy(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/liberty/liberty.sqlite"), &path).unwrap();
     path
 }
 
@@ -332,36 +255,16 @@ fn the_genuine_liberty_database_ends_in_the_shape_of_a_fresh_installation() {
     let mut db = open(&path);
     let (keks, secrets) = (db.kek_rows().unwrap(), db.secret_rows().unwrap());
     assert_eq!((keks.len(), secrets.len()), (6, 36));
-    assert_eq!(
-        db.preconditions(Some("4ecde3a3a72a"), HEAD, Orphans::Refuse)
-            .unwrap(),
-        []
-    );
-    db.migrate(Some("4ecde3a3a72a"), HEAD, Orphans::Refuse)
-        .unwrap();
+    assert_eq!(db.preconditions(Some("4ecde3a3a72a"), HEAD, Orphans::Refuse).unwrap(), []);
+    db.migrate(Some("4ecde3a3a72a"), HEAD, Orphans::Refuse).unwrap();
     let conn = Connection::open(&path).unwrap();
     assert_eq!(text_shape(&conn), dump_shape("23.0.0-createall"));
     assert_eq!(references(&conn), 0);
-    assert_eq!(
-        before,
-        read(&conn),
-        "new tables are empty, new columns there are none"
-    );
-    assert_eq!(
-        (keks, secrets),
-        (db.kek_rows().unwrap(), db.secret_rows().unwrap())
-    );
-    let ledger: String = conn
-        .query_row(
-            "SELECT sql FROM sqlite_schema WHERE name = 'alembic_version'",
-            [],
-            |r| r.get(0),
-        )
-        .unwrap();
-    assert!(
-        !ledger.contains("PRIMARY KEY"),
-        "the ledger is kept as found"
-    );
+    assert_eq!(before, read(&conn), "new tables are empty, new columns there are none");
+    assert_eq!((keks, secrets), (db.kek_rows().unwrap(), db.secret_rows().unwrap()));
+    let ledger: String =
+        conn.query_row("SELECT sql FROM sqlite_schema WHERE name = 'alembic_version'", [], |r| r.get(0)).unwrap();
+    assert!(!ledger.contains("PRIMARY KEY"), "the ledger is kept as found");
 }
 
 #[test]
@@ -378,11 +281,7 @@ fn no_statement_does_more_when_it_runs_twice() {
                 conn.execute_batch(&statement).unwrap();
                 let once = fingerprint(&path);
                 let again = conn.execute_batch(&statement);
-                assert_eq!(
-                    once,
-                    fingerprint(&path),
-                    "{revision}: {statement}: {again:?}"
-                );
+                assert_eq!(once, fingerprint(&path), "{revision}: {statement}: {again:?}");
             }
         }
         // Among it the flags of 6a4457517a3, inverted once.
@@ -398,31 +297,16 @@ fn a_fresh_database_at_every_revision_is_what_verify_knows() {
     for revision in chain() {
         let path = dir.path().join(&revision.id);
         let db = Database::create(&path, &revision.id).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(db.revision().unwrap(), Ledger::At(revision.id.clone()));
         let verification = db.verify(&revision.id).unwrap();
-        assert_eq!(
-            (verification.matches.as_deref(), verification.extras),
-            (Some("a fresh installation"), vec![])
-        );
+        assert_eq!((verification.matches.as_deref(), verification.extras), (Some("a fresh installation"), vec![]));
         if HEADS.contains(&revision.id.as_str()) {
-            assert_eq!(
-                text_shape(&Connection::open(&path).unwrap()),
-                dump_shape(fresh_dump(&revision.id))
-            );
+            assert_eq!(text_shape(&Connection::open(&path).unwrap()), dump_shape(fresh_dump(&revision.id)));
         }
-        assert!(matches!(
-            Database::create(&path, &revision.id),
-            Err(Error::Exists { .. })
-        ));
+        assert!(matches!(Database::create(&path, &revision.id), Err(Error::Exists { .. })));
     }
     let unknown = dir.path().join("unknown");
-    assert!(matches!(
-        Database::create(&unknown, "deadbeef"),
-        Err(Error::UnknownRevision(_))
-    ));
+    assert!(matches!(Database::create(&unknown, "deadbeef"), Err(Error::UnknownRevision(_))));
     assert!(!unknown.exists());
 }

@@ -30,19 +30,12 @@ struct Field {
 
 fn fields(conn: &Connection, table: &str) -> Vec<Field> {
     let mut parents = BTreeMap::new();
-    let mut keys = conn
-        .prepare(&format!("PRAGMA foreign_key_list({table})"))
-        .unwrap();
+    let mut keys = conn.prepare(&format!("PRAGMA foreign_key_list({table})")).unwrap();
     let mut rows = keys.query([]).unwrap();
     while let Some(row) = rows.next().unwrap() {
-        parents.insert(
-            row.get::<_, String>("from").unwrap(),
-            row.get::<_, String>("table").unwrap(),
-        );
+        parents.insert(row.get::<_, String>("from").unwrap(), row.get::<_, String>("table").unwrap());
     }
-    let mut columns = conn
-        .prepare(&format!("PRAGMA table_info({table})"))
-        .unwrap();
+    let mut columns = conn.prepare(&format!("PRAGMA table_info({table})")).unwrap();
     let fields = columns.query_map([], |row| {
         let name: String = row.get("name")?;
         Ok(Field {
@@ -60,11 +53,7 @@ pub(crate) fn tables(conn: &Connection) -> Vec<String> {
     let mut query = conn
         .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'alembic_version' ORDER BY name")
         .unwrap();
-    query
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap()
+    query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 /// Puts rows into every table: references to existing rows, each unique column a value of its own, the last row
@@ -76,12 +65,8 @@ pub(crate) fn fill(conn: &Connection) {
             let values: Vec<Value> = fields.iter().map(|field| value(&table, field, n)).collect();
             let names: Vec<String> = fields.iter().map(|f| format!("\"{}\"", f.name)).collect();
             let marks = vec!["?"; names.len()].join(", ");
-            let sql = format!(
-                "INSERT INTO {table} ({}) VALUES ({marks})",
-                names.join(", ")
-            );
-            conn.execute(&sql, rusqlite::params_from_iter(values))
-                .unwrap_or_else(|e| panic!("{sql}: {e}"));
+            let sql = format!("INSERT INTO {table} ({}) VALUES ({marks})", names.join(", "));
+            conn.execute(&sql, rusqlite::params_from_iter(values)).unwrap_or_else(|e| panic!("{sql}: {e}"));
         }
     }
 }
@@ -90,11 +75,7 @@ fn value(table: &str, field: &Field, n: usize) -> Value {
     let last = n == ROWS - 1;
     let number = i64::try_from(n).unwrap();
     if let Some(parent) = &field.parent {
-        return if last && !field.not_null {
-            Value::Null
-        } else {
-            Value::Text(id(parent, n))
-        };
+        return if last && !field.not_null { Value::Null } else { Value::Text(id(parent, n)) };
     }
     match (field.name.as_str(), field.declared.as_str()) {
         ("id", _) => Value::Text(id(table, n)),
@@ -110,17 +91,11 @@ fn value(table: &str, field: &Field, n: usize) -> Value {
         (_, "DATETIME") => Value::Text(format!("2015-0{}-03 04:05:06.789000", n + 1)),
         ("type", "VARCHAR(11)") => Value::Text("generic".to_owned()),
         (_, "CHAR(64)") => Value::Text(format!("{n:064x}")),
-        (_, "TEXT") => Value::Text(format!(
-            "{n} {{\"{}\": \"gr\u{fc}n\\n'; --\"}}\n\u{1f511}{}",
-            field.name,
-            "x".repeat(5000)
-        )),
+        (_, "TEXT") => {
+            Value::Text(format!("{n} {{\"{}\": \"gr\u{fc}n\\n'; --\"}}\n\u{1f511}{}", field.name, "x".repeat(5000)))
+        }
         (name, declared) => {
-            let limit = declared
-                .trim_start_matches("VARCHAR(")
-                .trim_end_matches(')')
-                .parse()
-                .unwrap();
+            let limit = declared.trim_start_matches("VARCHAR(").trim_end_matches(')').parse().unwrap();
             let mut text = format!("{n} {name} 'quoted' \u{e9}");
             while text.chars().count() > limit {
                 text.pop();
@@ -134,21 +109,12 @@ fn value(table: &str, field: &Field, n: usize) -> Value {
 pub(crate) fn read(conn: &Connection) -> Content {
     let mut content = Content::new();
     for table in tables(conn) {
-        let mut query = conn
-            .prepare(&format!("SELECT * FROM {table} ORDER BY rowid"))
-            .unwrap();
-        let names: Vec<String> = query
-            .column_names()
-            .into_iter()
-            .map(ToOwned::to_owned)
-            .collect();
+        let mut query = conn.prepare(&format!("SELECT * FROM {table} ORDER BY rowid")).unwrap();
+        let names: Vec<String> = query.column_names().into_iter().map(ToOwned::to_owned).collect();
         let mut rows = query.query([]).unwrap();
         let mut n = 0;
         while let Some(row) = rows.next().unwrap() {
-            let row: Row = names
-                .iter()
-                .map(|c| (c.clone(), row.get(c.as_str()).unwrap()))
-                .collect();
+            let row: Row = names.iter().map(|c| (c.clone(), row.get(c.as_str()).unwrap())).collect();
             let key = match row.get("id") {
                 Some(Value::Text(id)) => id.clone(),
                 _ => n.to_string(),
@@ -206,10 +172,7 @@ pub(crate) fn expected(start: &Content, from: &str, to: &str) -> Content {
         content.insert((table, key.clone()), row);
     }
     if crosses("443d6f4a69ac") {
-        for (_, row) in content
-            .iter_mut()
-            .filter(|((table, _), _)| table == "secrets")
-        {
+        for (_, row) in content.iter_mut().filter(|((table, _), _)| table == "secrets") {
             row.insert("secret_type".to_owned(), Value::Text("opaque".to_owned()));
         }
     }
@@ -221,13 +184,8 @@ pub(crate) fn expected(start: &Content, from: &str, to: &str) -> Content {
             .collect();
         content.retain(|(table, _), _| table != "project_secret");
         for (secret, project) in owners {
-            let Value::Text(secret) = secret else {
-                panic!("a secret without id")
-            };
-            content
-                .get_mut(&("secrets".to_owned(), secret))
-                .unwrap()
-                .insert("project_id".to_owned(), project);
+            let Value::Text(secret) = secret else { panic!("a secret without id") };
+            content.get_mut(&("secrets".to_owned(), secret)).unwrap().insert("project_id".to_owned(), project);
         }
     }
     content
@@ -243,21 +201,11 @@ pub(crate) fn assert_kept(expected: &Content, found: &Content, what: &str) {
     }
     for ((table, key), row) in expected {
         let candidates: Vec<&Row> = if row.contains_key("id") {
-            found
-                .get(&(table.clone(), key.clone()))
-                .into_iter()
-                .collect()
+            found.get(&(table.clone(), key.clone())).into_iter().collect()
         } else {
-            found
-                .iter()
-                .filter(|((t, _), _)| t == table)
-                .map(|(_, row)| row)
-                .collect()
+            found.iter().filter(|((t, _), _)| t == table).map(|(_, row)| row).collect()
         };
-        let same = |candidate: &&Row| {
-            row.iter()
-                .all(|(column, value)| candidate.get(column) == Some(value))
-        };
+        let same = |candidate: &&Row| row.iter().all(|(column, value)| candidate.get(column) == Some(value));
         assert_eq!(
             candidates.iter().filter(|c| same(c)).count(),
             1,

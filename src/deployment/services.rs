@@ -1,0 +1,78 @@
+//! The services of this host. An image has none that run.
+
+use std::ffi::OsString;
+
+use anyhow::{Context as _, Result};
+use secrecy::ExposeSecret;
+
+use super::{Host, Site};
+use crate::systemd::{self, Systemd, UnitState};
+use crate::units;
+
+/// The barbican units of this host, and the way to systemd; neither on an image or where no systemd runs.
+#[derive(Debug, Default)]
+pub(super) struct Services {
+    systemd: Option<Systemd>,
+    units: Vec<UnitState>,
+}
+
+impl Services {
+    pub(super) fn of(host: &Host) -> Result<Self> {
+        if !host.root.is_host() || !systemd::running() {
+            return Ok(Self::default());
+        }
+        let systemd = Systemd::connect(None)?;
+        let units = systemd.units(&host.root, &units::names(&host.settings.units)?)?;
+        Ok(Self { systemd: Some(systemd), units })
+    }
+
+    /// The user that the services run as.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.units.iter().find_map(|u| u.user.as_deref())
+    }
+
+    /// The environment of the service, for the PKCS#11 module; `None` where no unit is known.
+    pub(super) fn environment(&self) -> Option<Vec<(OsString, OsString)>> {
+        let unit = self.units.iter().find(|u| !u.environment.is_empty()).or(self.units.first())?;
+        Some(unit.environment.iter().map(|(name, value)| (name.into(), value.expose_secret().into())).collect())
+    }
+}
+
+impl Site {
+    /// Those of `names` that run. On an image nothing runs.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn running(&self, host: &Host, names: &[String]) -> Result<Vec<String>> {
+        let Some(systemd) = &self.services.systemd else { return Ok(Vec::new()) };
+        let units = systemd.units(&host.root, names).context("asking systemd for the barbican units")?;
+        Ok(units.into_iter().filter(UnitState::is_active).map(|u| u.name).collect())
+    }
+
+    /// Stops units and waits until nothing of them is left.
+    ///
+    /// # Errors
+    /// If one does not stop.
+    pub fn stop(&self, names: &[String]) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        systemd.stop(names).map(drop).context("stopping the barbican units")
+    }
+
+    /// Starts units, in order.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub fn start(&self, names: &[String]) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        systemd.start(names).map(drop).context("starting the barbican units")
+    }
+
+    /// Has systemd read its unit files again. On an image there is nobody to tell.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn reload_units(&self) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        systemd.reload().context("having systemd read its unit files")
+    }
+}
