@@ -101,7 +101,11 @@ pub enum Verb {
         yes: bool,
     },
     /// Go on with an interrupted run
-    Resume,
+    Resume {
+        /// Go on although the new code asks for steps that were not planned
+        #[arg(long)]
+        accept_changes: bool,
+    },
     /// Undo the open run, or the last one
     Rollback {
         /// Lose what was written since the services started again

@@ -51,6 +51,8 @@ pub enum Progress<'a> {
 pub enum Ended {
     /// Every step is done.
     Done,
+    /// The code was just found or installed: the second half is to be planned again on what it brought.
+    Code,
     /// The code of this release must be installed.
     Waiting(String),
     /// A step failed; it is in the journal.
@@ -168,7 +170,12 @@ impl Run {
             let milliseconds = begin.elapsed().as_millis();
             let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });
             match result {
-                Ok((Applied::Done, changed, detail)) => end(if changed { "ok" } else { "unchanged" }, &detail),
+                Ok((Applied::Done, changed, detail)) => {
+                    end(if changed { "ok" } else { "unchanged" }, &detail);
+                    if matches!(step, Step::AwaitCode { .. }) {
+                        return Ok(Ended::Code);
+                    }
+                }
                 Ok((Applied::Waiting(release), ..)) => {
                     end("waiting", "");
                     self.record(Event::Waiting { release: release.clone() })?;

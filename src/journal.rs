@@ -376,6 +376,22 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// Who holds the lock; `None` if nobody does.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub fn holder(root: &Root) -> Result<Option<String>> {
+        let path = Path::new(STATE).join("lock");
+        if !root.exists(&path) {
+            return Ok(None);
+        }
+        match Flock::lock(root.append(&path)?, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(None),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(root.read_text(&path)?.map(|t| t.trim().to_owned())),
+            Err((_, error)) => Err(error).with_context(|| format!("locking {}", root.shown(&path).display())),
+        }
+    }
+
     /// Takes the lock of this root, or says who holds it.
     ///
     /// # Errors

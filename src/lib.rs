@@ -4,6 +4,7 @@
 pub mod approval;
 pub mod cli;
 pub mod command;
+pub mod commands;
 pub mod config;
 pub mod crash;
 pub mod db;

@@ -9,7 +9,7 @@ use crate::release::{Catalogue, Edit, OptionName, Release};
 const OSLO: Dialect = Dialect::Oslo;
 
 /// Two settings that contradict each other, where only the operator knows which one is meant.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{file}: {old} and {new} are both set, and differ: make them equal, or remove the one that is wrong")]
 pub struct Conflict {
     /// The file.

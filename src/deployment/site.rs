@@ -95,6 +95,19 @@ impl Site {
         self.path.as_deref().map_err(|e| anyhow!(e.clone()))
     }
 
+    /// Where a new SQLite file would be made, on this host: its directory must be there.
+    ///
+    /// # Errors
+    /// If none is configured, or the directory is missing.
+    pub fn new_path(&self, host: &Host) -> Result<PathBuf> {
+        let url = self.url.as_ref().context("no database is configured")?;
+        let path = url.sqlite_path().with_context(|| format!("{url}: not an SQLite file"))?;
+        let path = Path::new(WORKING_DIRECTORY).join(path);
+        let parent = path.parent().context("the database has no directory")?;
+        let name = path.file_name().context("the database has no name")?;
+        Ok(host.root.real_path(parent)?.join(name))
+    }
+
     /// Opens the database.
     ///
     /// # Errors

@@ -1,0 +1,104 @@
+//! `backup`: the copies that runs took of the database.
+
+use anyhow::anyhow;
+use serde_json::json;
+
+use super::{Outcome, Session, status};
+use crate::cli::Backup;
+use crate::error::{Exit, Failure};
+use crate::journal::{self, Phase};
+use crate::step::{About, Context, Step, Undo, read_json, size};
+
+pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
+    match verb {
+        Backup::List => list(session),
+        Backup::Restore { run, yes } => restore(session, &run, yes),
+        Backup::Prune { keep } => {
+            let _lock = session.lock_alone("backup prune")?;
+            let removed = prune(session, keep)?;
+            session.ui.set("changed", !removed.is_empty());
+            session.ui.line(format!(
+                "{} backups removed{}",
+                removed.len(),
+                removed.iter().map(|r| format!(" {r}")).collect::<String>()
+            ));
+            Ok((Exit::Done, "backup list".to_owned()))
+        }
+    }
+}
+
+fn about(session: &Session, id: &str) -> Option<About> {
+    read_json(&session.host.root, &journal::run_directory(id).join("backup/database.json")).ok()
+}
+
+fn list(session: &mut Session) -> Outcome {
+    let mut all = Vec::new();
+    for id in journal::runs(&session.host.root)? {
+        let Some(about) = about(session, &id) else { continue };
+        session.ui.line(format!("{id}  {:12} {:>10}  {}", about.revision, size(about.size), about.database));
+        all.push(json!({"run": id, "revision": about.revision, "size": about.size, "digest": about.digest, "database": about.database}));
+    }
+    if all.is_empty() {
+        session.ui.line("No backup yet.");
+    }
+    session.ui.set("backups", json!(all));
+    session.ui.set("changed", false);
+    Ok((Exit::Done, "status".to_owned()))
+}
+
+fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
+    let _lock = session.lock_alone("backup restore")?;
+    let Some(about) = about(session, id) else {
+        return Err(Failure::new(Exit::Failed, anyhow!("run {id} has no backup")).next("backup list"));
+    };
+    let mut site = super::any_site(session)?;
+    session.nothing_runs(&site)?;
+    if site.shown() != about.database {
+        let error = anyhow!("the backup is of {}, the configuration names {}", about.database, site.shown());
+        return Err(Failure::new(Exit::Blocked, error).next("backup list"));
+    }
+    session.ui.line(format!(
+        "{}: back to revision {}, {}; everything written since is lost",
+        about.database,
+        about.revision,
+        size(about.size)
+    ));
+    if !session.confirm(yes, "Proceed?")? {
+        return Ok((Exit::Done, "backup list".to_owned()));
+    }
+    let mut context = Context {
+        host: &session.host,
+        site: &mut site,
+        directory: journal::run_directory(id),
+        from: String::new(),
+        to: String::new(),
+    };
+    let changed = Step::BackUpDatabase.revert(&mut context, &Undo::Database)?;
+    session.ui.set("changed", changed);
+    session.ui.set("revision", about.revision.as_str());
+    session.ui.line(if changed { "restored, fingerprint checked" } else { "unchanged" });
+    Ok((Exit::Done, "db verify".to_owned()))
+}
+
+/// Removes the database copies of all but the newest finished runs; their journals stay.
+pub(super) fn prune(session: &Session, keep: Option<usize>) -> Result<Vec<String>, Failure> {
+    let keep = keep.unwrap_or(session.host.settings.backup_keep);
+    let mut finished = Vec::new();
+    for id in journal::runs(&session.host.root)? {
+        if about(session, &id).is_none() {
+            continue;
+        }
+        if status::load(session, &id).is_ok_and(|(_, s)| matches!(s.phase, Phase::Done | Phase::RolledBack)) {
+            finished.push(id);
+        }
+    }
+    let surplus = finished.len().saturating_sub(keep);
+    finished.truncate(surplus);
+    for id in &finished {
+        let directory = journal::run_directory(id).join("backup");
+        // The description first: without it a copy is not taken for a backup.
+        session.host.root.remove(&directory.join("database.json"))?;
+        session.host.root.remove(&directory.join("database.sqlite"))?;
+    }
+    Ok(finished)
+}

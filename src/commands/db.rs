@@ -1,0 +1,238 @@
+//! `db`: the schema on its own, under the names of barbican-db-manage.
+
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+
+use super::plan::{statements, who};
+use super::{Outcome, Session, run};
+use crate::cli::Db;
+use crate::db::{self, Access, Database, Dialect, Ledger, Orphans, Proof};
+use crate::deployment::{Deployment, Depth};
+use crate::error::{Exit, Failure};
+use crate::plan::{Kind, Plan, schema_steps};
+use crate::release::Catalogue;
+use crate::settings;
+use crate::step::Step;
+
+pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
+    match verb {
+        Db::Current => current(session),
+        Db::History => history(session),
+        Db::Upgrade { revision, yes } => upgrade(session, revision.as_deref(), yes),
+        Db::Verify => verify(session),
+        Db::Stamp { revision, without_proof } => stamp(session, &revision, without_proof),
+    }
+}
+
+/// The deployment as far as the database needs it. The release may be unknown: a revision alone does for `db`.
+fn deployment(session: &Session) -> Result<Deployment, Failure> {
+    Ok(Deployment::look(&session.host, session.global.from.as_deref(), Depth::Shallow)?)
+}
+
+fn ledger(database: &Database) -> Result<Option<String>, Failure> {
+    match database.revision().map_err(anyhow::Error::from)? {
+        Ledger::At(revision) => Ok(Some(revision)),
+        Ledger::NoTable | Ledger::Empty => Ok(None),
+    }
+}
+
+/// The database, found without knowing the release.
+fn open(session: &Session, access: Access) -> Result<Database, Failure> {
+    let site = super::any_site(session)?;
+    Ok(site.open(access)?)
+}
+
+fn current(session: &mut Session) -> Outcome {
+    let database = open(session, Access::ReadOnly)?;
+    let revision = ledger(&database)?;
+    session.ui.set("revision", revision.clone());
+    session.ui.set("changed", false);
+    let head = db::head();
+    match &revision {
+        Some(at) if at == head => session.ui.line(format!("{at} (head)")),
+        Some(at) => session.ui.line(at),
+        None => session.ui.line("none: alembic_version is empty or missing"),
+    }
+    let next = if revision.as_deref() == Some(head) { "db verify" } else { "db upgrade" };
+    Ok((Exit::Done, next.to_owned()))
+}
+
+fn history(session: &mut Session) -> Outcome {
+    let revision = open(session, Access::ReadOnly).ok().and_then(|d| ledger(&d).ok().flatten());
+    let mut list = Vec::new();
+    for one in db::chain() {
+        let mark = if revision.as_deref() == Some(one.id.as_str()) { "->" } else { "" };
+        session.ui.line(format!("{mark:3}{:14} {:9} {}", one.id, one.release, one.summary));
+        list.push(json!({"revision": one.id, "down": one.down, "release": one.release, "summary": one.summary}));
+    }
+    session.ui.set("revisions", json!(list));
+    session.ui.set("revision", revision);
+    session.ui.set("changed", false);
+    Ok((Exit::Done, "db current".to_owned()))
+}
+
+fn verify(session: &mut Session) -> Outcome {
+    let database = open(session, Access::ReadOnly)?;
+    session.ui.set("changed", false);
+    let Some(revision) = ledger(&database)? else {
+        return Err(Failure::new(Exit::Blocked, anyhow!("the database has no revision to verify"))
+            .hint("record the one that it has: keymgr-upgrade db stamp REVISION")
+            .next("db history"));
+    };
+    let verification = database.verify(&revision).map_err(anyhow::Error::from)?;
+    session.ui.set("revision", revision.as_str());
+    session.ui.set("matches", verification.matches.clone());
+    session.ui.set("differences", json!(verification.differences));
+    session.ui.set("extras", json!(verification.extras));
+    for extra in &verification.extras {
+        session.ui.paragraph(&format!("besides: {extra}"), 0);
+    }
+    if let Some(name) = &verification.matches {
+        session.ui.line(format!("ok    {revision}: {name}"));
+        return Ok((Exit::Done, "kek status".to_owned()));
+    }
+    session
+        .ui
+        .line(format!("FAIL  {revision}: {} differences from the nearest known shape", verification.differences.len()));
+    for difference in &verification.differences {
+        session.ui.paragraph(difference, 6);
+    }
+    Ok((Exit::Blocked, "db history".to_owned()))
+}
+
+fn stamp(session: &mut Session, revision: &str, without_proof: bool) -> Outcome {
+    let _lock = session.lock_alone("db stamp")?;
+    if db::position(revision).is_err() {
+        return Err(Failure::usage(format!("{revision} is not a revision of Barbican")).next("db history"));
+    }
+    session.nothing_runs(&super::any_site(session)?)?;
+    let mut database = open(session, Access::ReadWrite)?;
+    let before = ledger(&database)?;
+    let proof = if without_proof { Proof::WithoutProof } else { Proof::Verified };
+    database.stamp(revision, proof).map_err(|e| {
+        let refused = matches!(e, db::Error::UnknownShape { .. });
+        let failure = Failure::new(if refused { Exit::Blocked } else { Exit::Failed }, e).next("db verify");
+        if refused { failure.hint("on your own word: --without-proof") } else { failure }
+    })?;
+    let changed = before.as_deref() != Some(revision);
+    session.ui.set("changed", changed);
+    session.ui.set("revision", revision);
+    session.ui.line(format!(
+        "{} -> {revision}{}",
+        before.as_deref().unwrap_or("none"),
+        if changed { "" } else { " (unchanged)" }
+    ));
+    Ok((Exit::Done, "db verify".to_owned()))
+}
+
+fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome {
+    let lock = session.lock_alone("db upgrade")?;
+    let head = db::head();
+    let to = revision.filter(|r| *r != "head").unwrap_or(head);
+    let Ok(place) = db::position(to) else {
+        return Err(Failure::usage(format!("{to} is not a revision of Barbican")).next("db history"));
+    };
+    let site = super::any_site(session)?;
+    session.nothing_runs(&site)?;
+    let at = match site.open(Access::ReadOnly) {
+        Ok(database) if database.is_empty_schema().map_err(anyhow::Error::from)? => {
+            return create(session, to, yes, true);
+        }
+        Ok(database) => ledger(&database)?,
+        Err(error) if matches!(error.downcast_ref(), Some(db::Error::Missing { .. })) || !site.has_database() => {
+            return create(session, to, yes, false);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(at) = at else {
+        return Err(Failure::new(Exit::Blocked, anyhow!("the database has tables but no revision"))
+            .hint("record the one that it has: keymgr-upgrade db stamp REVISION")
+            .next("db verify"));
+    };
+    if db::position(&at).is_ok_and(|now| now >= place) {
+        session.ui.line(format!("{at}: nothing to do"));
+        session.ui.set("changed", false);
+        return Ok((Exit::Done, "db verify".to_owned()));
+    }
+    let deployment = deployment(session).or_else(|_| super::deployment_at(session, &at))?;
+    let plan = schema_plan(session, &at, to)?;
+    blockers(session, &deployment, &at, to)?;
+    for (revision, sql) in statements(&deployment, &plan.steps)? {
+        session.ui.line(format!("{revision}: {} statements", sql.len()));
+    }
+    if !session.confirm(yes, "Proceed?")? {
+        return Ok((Exit::Done, "db current".to_owned()));
+    }
+    run::begin(session, lock, plan, deployment, &who())
+}
+
+/// One step a release, also where the target is in the middle of one.
+fn schema_plan(session: &Session, at: &str, to: &str) -> Result<Plan, Failure> {
+    let catalogue = Catalogue::embedded()?;
+    let last = catalogue.release_of_revision(to).context("the revision belongs to no release")?;
+    let mut steps = Vec::new();
+    if session.host.settings.backup {
+        steps.push(Step::BackUpDatabase);
+    }
+    for step in schema_steps(Some(at), last)? {
+        steps.push(match step {
+            Step::MigrateSchema { release, from, to: end } if db::position(&end).ok() > db::position(to).ok() => {
+                Step::MigrateSchema { release, from, to: to.to_owned() }
+            }
+            step => step,
+        });
+    }
+    Ok(Plan::of(Kind::Db, steps))
+}
+
+fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
+    let database = deployment.site.open(Access::ReadOnly)?;
+    let verification = database.verify(at).map_err(anyhow::Error::from)?;
+    if verification.matches.is_none() {
+        let error = anyhow!("the schema is not one known for revision {at}: {}", verification.differences.join("; "));
+        return Err(Failure::new(Exit::Blocked, error).next("db verify"));
+    }
+    let orphans = match session.host.settings.orphans {
+        settings::Orphans::Refuse => Orphans::Refuse,
+        settings::Orphans::Null => Orphans::Null,
+    };
+    let offences = database.preconditions(Some(at), to, orphans).map_err(anyhow::Error::from)?;
+    let Some(first) = offences.first() else { return Ok(()) };
+    for offence in &offences {
+        session.ui.line(offence.line());
+        for row in &offence.rows {
+            session.ui.paragraph(row, 6);
+        }
+    }
+    Err(Failure::new(Exit::Blocked, anyhow!("rows stand in the way: {}", first.line()))
+        .hint(first.remedy.clone())
+        .next("db verify"))
+}
+
+/// A fresh schema, in an empty file or a new one.
+fn create(session: &mut Session, to: &str, yes: bool, exists: bool) -> Outcome {
+    let site = super::any_site(session)?;
+    let url = site.url().context("no database is configured")?;
+    if url.dialect() != Dialect::Sqlite {
+        return Err(site.open(Access::ReadOnly).err().map_or_else(|| anyhow!("no database").into(), Failure::from));
+    }
+    session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
+    if !session.confirm(yes, "Create it?")? {
+        return Ok((Exit::Done, "db current".to_owned()));
+    }
+    if exists {
+        let mut database = site.open(Access::ReadWrite)?;
+        database.migrate(None, to, Orphans::Refuse).map_err(anyhow::Error::from)?;
+    } else {
+        let path = site.new_path(&session.host)?;
+        Database::create(&path, to).map_err(anyhow::Error::from)?;
+        // The service must be able to write what we made as root: it belongs to whom the directory belongs.
+        let directory = path.parent().context("the database has no directory")?;
+        let owner = std::fs::metadata(directory).context("the directory's owner")?;
+        let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
+        nix::unistd::chown(&path, Some(uid.into()), Some(gid.into())).context("giving the database to its service")?;
+    }
+    session.ui.set("changed", true);
+    session.ui.set("revision", to);
+    Ok((Exit::Done, "db verify".to_owned()))
+}

@@ -1,0 +1,133 @@
+//! `kek`: the key-encryption keys on their own.
+
+use anyhow::anyhow;
+use serde_json::json;
+
+use super::plan::who;
+use super::{Outcome, Session, run, status};
+use crate::cli::Kek;
+use crate::deployment::{Deployment, Depth};
+use crate::error::{Exit, Failure};
+use crate::journal;
+use crate::kek::{Count, Survey};
+use crate::plan::{Kind, Plan};
+use crate::step::{Context, Step, restore_kept};
+
+pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
+    match verb {
+        Kek::Status => show(session, false),
+        Kek::Verify => show(session, true),
+        Kek::Migrate { dry_run, yes } => migrate(session, dry_run, yes),
+        Kek::Restore { run } => restore(session, run),
+    }
+}
+
+fn look(session: &Session) -> Result<(Deployment, Survey), Failure> {
+    let deployment = super::any_deployment(session, Depth::Full)?;
+    let survey = deployment.survey.clone().map_err(|why| Failure::new(Exit::Failed, anyhow!(why)))?;
+    Ok((deployment, survey))
+}
+
+fn all(count: Option<&Count>) -> usize {
+    count.map_or(0, |c| c.live + c.deleted)
+}
+
+fn show(session: &mut Session, secrets: bool) -> Outcome {
+    let (deployment, survey) = look(session)?;
+    session.ui.set("changed", false);
+    session.ui.set("keks", json!(survey.kek_counts()));
+    session.ui.set("secrets", json!(survey.secret_counts()));
+    let mut bad = 0;
+    session.ui.line(format!("{:14}{:>8}{:>14}", "KEKs", "live", "soft-deleted"));
+    for (name, count) in survey.kek_counts() {
+        session.ui.line(format!("  {name:12}{:>8}{:>14}", count.live, count.deleted));
+    }
+    for (id, entry) in survey.bad_keks() {
+        bad += 1;
+        session.ui.paragraph(&format!("KEK {id} (project {}): {}", entry.project_id, entry.verdict.name()), 2);
+    }
+    if secrets {
+        session.ui.line(format!("{:14}{:>8}{:>14}", "secrets", "live", "soft-deleted"));
+        for (name, count) in survey.secret_counts() {
+            session.ui.line(format!("  {name:12}{:>8}{:>14}", count.live, count.deleted));
+        }
+        for (id, entry) in survey.bad_secrets() {
+            bad += 1;
+            session.ui.paragraph(&format!("secret {} (datum {id}): {}", entry.secret_id, entry.verdict.name()), 2);
+        }
+    }
+    for (plugin, count) in &deployment.elsewhere {
+        session.ui.line(format!("not checked: {count} secrets in {plugin}"));
+    }
+    let old = all(survey.kek_counts().get("old"));
+    let next = if old > 0 { "kek migrate" } else { "status" };
+    session.ui.set("unreadable", bad);
+    Ok((if bad == 0 { Exit::Done } else { Exit::Blocked }, next.to_owned()))
+}
+
+fn migrate(session: &mut Session, dry_run: bool, yes: bool) -> Outcome {
+    let lock = if dry_run { None } else { Some(session.lock_alone("kek migrate")?) };
+    let (deployment, survey) = look(session)?;
+    if !dry_run {
+        session.nothing_runs(&deployment.site)?;
+    }
+    let old = all(survey.kek_counts().get("old"));
+    let without = deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
+    let bad = survey.bad_keks().count();
+    session
+        .ui
+        .line(format!("{old} KEKs to sign anew, {without} secrets without their mechanism, {bad} KEKs unreadable"));
+    session.ui.set("old", old);
+    session.ui.set("without_mechanism", without);
+    session.ui.set("unreadable", bad);
+    if bad > 0 && !session.host.settings.acknowledged.iter().any(|id| id == "unreadable") {
+        return Err(Failure::new(
+            Exit::Blocked,
+            anyhow!("{bad} KEKs are unreadable; they are left alone, and so is the rest"),
+        )
+        .hint("see which: keymgr-upgrade kek status")
+        .hint("go ahead all the same: acknowledged = unreadable in keymgr-upgrade.conf")
+        .next("kek status"));
+    }
+    if old == 0 && without == 0 {
+        session.ui.line("Nothing to do.");
+        session.ui.set("changed", false);
+        return Ok((Exit::Done, "kek verify".to_owned()));
+    }
+    let Some(lock) = lock else {
+        session.ui.set("changed", false);
+        return Ok((Exit::Done, "kek migrate".to_owned()));
+    };
+    if !session.confirm(yes, "Proceed?")? {
+        return Ok((Exit::Done, "kek status".to_owned()));
+    }
+    let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];
+    run::begin(session, lock, Plan::of(Kind::Kek, steps), deployment, &who())
+}
+
+fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
+    let _lock = session.lock_alone("kek restore")?;
+    let id = match wanted {
+        Some(id) => id,
+        None => {
+            let mut runs = journal::runs(&session.host.root)?;
+            runs.retain(|id| session.host.root.exists(&journal::run_directory(id).join("backup/keks.json")));
+            runs.pop()
+                .ok_or_else(|| Failure::new(Exit::Failed, anyhow!("no run replaced a KEK signature")).next("history"))?
+        }
+    };
+    status::load(session, &id).map_err(|f| f.hint(format!("is {id} a run of `history`?")).next("history"))?;
+    let mut deployment = super::any_deployment(session, Depth::Shallow)?;
+    session.nothing_runs(&deployment.site)?;
+    let mut context = Context {
+        host: &session.host,
+        site: &mut deployment.site,
+        directory: journal::run_directory(&id),
+        from: String::new(),
+        to: String::new(),
+    };
+    let changed = restore_kept(&mut context)?;
+    session.ui.set("changed", changed);
+    session.ui.line(format!("KEK signatures as before run {id}{}", if changed { "" } else { " (unchanged)" }));
+    Ok((Exit::Done, "kek status".to_owned()))
+}

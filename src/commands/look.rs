@@ -1,0 +1,159 @@
+//! What the verbs of an upgrade have in common: facts, way, plan, notes, findings.
+
+use crate::approval::Approval;
+use crate::cli::Target;
+use crate::db::{Access, Offence, Orphans};
+use crate::deployment::{Code, Deployment, Depth};
+use crate::error::{Exit, Failure};
+use crate::finding::{Case, Finding, Severity, findings};
+use crate::plan::{Draft, upgrade};
+use crate::release::{Applicable, Catalogue, Mode, Note, PathError, Release};
+use crate::settings::{self, Way};
+use crate::step::Step;
+use crate::time;
+
+use super::{Session, release};
+
+/// A look at everything that an upgrade is decided by.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) deployment: Deployment,
+    pub(super) to: &'static Release,
+    pub(super) draft: Result<Draft, PathError>,
+    pub(super) notes: Vec<Applicable<'static, Note>>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) approval: Option<Approval>,
+}
+
+impl Look {
+    pub(super) fn fails(&self) -> usize {
+        self.findings.iter().filter(|f| f.severity == Severity::Fail).count()
+    }
+
+    pub(super) fn warns(&self) -> usize {
+        self.findings.iter().filter(|f| f.severity == Severity::Warn).count()
+    }
+
+    /// The draft, or the refusal of a way that is not allowed.
+    pub(super) fn draft(&self) -> Result<&Draft, Failure> {
+        self.draft.as_ref().map_err(|error| {
+            let mut failure = Failure::new(Exit::Blocked, error.clone());
+            failure.hints = error.hints();
+            failure.next("notes")
+        })
+    }
+
+    /// Nothing to do: the plan would only look.
+    pub(super) fn is_done(&self) -> bool {
+        let Ok(draft) = &self.draft else { return false };
+        let acts = |s: &Step| matches!(s, Step::MigrateSchema { .. } | Step::EditFile { .. } | Step::BackUpDatabase);
+        let code = matches!(&self.deployment.code, Code::At { release: Some(now), .. } if *now != self.to.id);
+        self.to.id == self.deployment.from.release.id && !draft.plan.steps.iter().any(acts) && !code
+    }
+
+    /// `--to X`, and `--fast-forward` where the way is long.
+    pub(super) fn arguments(&self) -> String {
+        let long = matches!(&self.draft, Ok(draft) if draft.path.len() > 1);
+        format!("--to {}{}", self.to.id, if long { " --fast-forward" } else { "" })
+    }
+}
+
+/// Looks; changes nothing.
+pub(super) fn look(session: &Session, target: &Target, depth: Depth) -> Result<Look, Failure> {
+    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), depth).map_err(|e| {
+        let failure = Failure::new(Exit::Failed, e);
+        if format!("{:#}", failure.error).contains("--from") {
+            failure.hint("RELEASE is a name such as pike")
+        } else {
+            failure
+        }
+    })?;
+    look_on(session, target, deployment)
+}
+
+fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Result<Look, Failure> {
+    let settings = &session.host.settings;
+    let to = target_of(target, &deployment)?;
+    let approval = Approval::find(&session.host.root, &to.id, time::now())?;
+    let fast = target.fast_forward || approval.as_ref().is_some_and(|a| a.fast_forward);
+    let mode = match settings.way {
+        _ if fast => Mode::FastForward,
+        Way::FastForward => Mode::FastForward,
+        Way::Slurp => Mode::Slurp,
+        Way::Sequential => Mode::Sequential,
+    };
+    let catalogue = Catalogue::embedded()?;
+    let path = match catalogue.path(deployment.from.release, to, mode) {
+        Ok(path) => Ok(path),
+        Err(PathError::Same(_)) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    // A way that is refused is shown with the notes that it would have had.
+    let way = match &path {
+        Ok(path) => path.clone(),
+        Err(_) => catalogue.path(deployment.from.release, to, Mode::FastForward).unwrap_or_default(),
+    };
+    let notes = catalogue.notes(deployment.from.release, &way, &deployment.facts);
+    let draft = match path {
+        Ok(path) => Ok(upgrade(&deployment, &session.host, &path)?),
+        Err(error) => Err(error),
+    };
+    let offences = offences(session, &mut deployment, draft.as_ref().ok())?;
+    let mut approved = settings.acknowledged.clone();
+    if let (Some(approval), Ok(draft)) = (&approval, &draft)
+        && approval.plan == draft.plan.digest()
+    {
+        approved.extend(approval.accepted.iter().cloned());
+    }
+    let open = session.open_run()?.map(|(id, _)| id);
+    let findings = findings(&Case {
+        deployment: &deployment,
+        settings,
+        draft: draft.as_ref(),
+        to,
+        offences: &offences,
+        notes: &notes,
+        approved: &approved,
+        open_run: open.as_deref(),
+    });
+    Ok(Look { deployment, to, draft, notes, findings, approval })
+}
+
+/// The release asked for; else that of the installed code, if it is ahead of the data; else the next one.
+fn target_of(target: &Target, deployment: &Deployment) -> Result<&'static Release, Failure> {
+    if let Some(name) = &target.to {
+        return release(name);
+    }
+    let from = deployment.from.release;
+    if let Code::At { release: Some(id), .. } = &deployment.code {
+        let installed = release(id)?;
+        if !installed.is_before(from) {
+            return Ok(installed);
+        }
+    }
+    let releases = Catalogue::embedded()?.releases();
+    let next = releases.iter().find(|r| from.is_before(r));
+    Ok(next.unwrap_or(from))
+}
+
+/// Rows that stand in the way of the schema steps, found without touching the database.
+fn offences(session: &Session, deployment: &mut Deployment, draft: Option<&Draft>) -> Result<Vec<Offence>, Failure> {
+    let Some(draft) = draft else { return Ok(Vec::new()) };
+    let hops = draft.plan.steps.iter().filter_map(|s| match s {
+        Step::MigrateSchema { from, to, .. } => Some((from.as_str(), to.as_str())),
+        _ => None,
+    });
+    let hops: Vec<_> = hops.collect();
+    let (Some((from, _)), Some((_, to))) = (hops.first(), hops.last()) else { return Ok(Vec::new()) };
+    let verified = deployment.database.as_ref().ok().and_then(|d| d.verification.as_ref());
+    if verified.is_none_or(|v| v.matches.is_none()) {
+        // Queries are written for known shapes; the shape is a finding of its own.
+        return Ok(Vec::new());
+    }
+    let database = deployment.site.open(Access::ReadOnly)?;
+    let orphans = match session.host.settings.orphans {
+        settings::Orphans::Refuse => Orphans::Refuse,
+        settings::Orphans::Null => Orphans::Null,
+    };
+    Ok(database.preconditions(Some(from), to, orphans).map_err(anyhow::Error::from)?)
+}

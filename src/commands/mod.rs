@@ -1,0 +1,213 @@
+//! One file per verb or family of verbs; each reads like its manual page.
+
+mod backup;
+mod check;
+mod config;
+mod db;
+mod kek;
+mod look;
+mod notes;
+mod plan;
+mod run;
+mod status;
+mod units;
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::cli::{Cli, Global, Verb};
+use crate::config::Config;
+use crate::db::{Access, Ledger};
+use crate::deployment::{Deployment, Depth, Host, Site};
+use crate::error::{Exit, Failure};
+use crate::files::Root;
+use crate::journal::{self, Journal, Lock, Phase, RunState};
+use crate::release::{Catalogue, Release};
+use crate::settings::Settings;
+use crate::ui::Ui;
+
+/// How a verb ended well: its exit code, and the command to give next, without the program's name.
+type Outcome = Result<(Exit, String), Failure>;
+
+/// What every verb works with.
+#[derive(Debug)]
+pub(crate) struct Session {
+    host: Host,
+    global: Global,
+    ui: Ui,
+}
+
+/// Carries out a command line and prints what is to be read.
+pub fn run(cli: Cli) -> Exit {
+    let check = matches!(cli.verb, Some(Verb::Check(_)));
+    let ui = Ui::new(cli.global.json, cli.global.verbose);
+    let mut session = match Session::open(cli.global, ui) {
+        Ok(session) => session,
+        Err((ui, failure)) => return fail(*ui, failure, check),
+    };
+    match session.verb(cli.verb.unwrap_or(Verb::Status { wait: false })) {
+        Ok((exit, next)) => {
+            session.ui.set("exit", exit as u8);
+            session.ui.end(&next);
+            exit
+        }
+        Err(failure) => fail(session.ui, failure, check),
+    }
+}
+
+fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
+    if let Some(error) = failure.error.downcast_ref::<journal::Error>() {
+        failure = match error {
+            journal::Error::Locked(_) => Failure { exit: Exit::Locked, next: "status --wait".to_owned(), ..failure },
+            journal::Error::Corrupt { .. } => Failure { exit: Exit::RollbackFailed, ..failure }
+                .hint("nothing was done; see backup/RESTORE.txt in the run directory"),
+        };
+    }
+    if check && failure.exit == Exit::Failed {
+        failure.exit = Exit::CouldNotLook;
+    }
+    let exit = failure.exit;
+    ui.fail(&failure);
+    exit
+}
+
+impl Session {
+    fn open(global: Global, ui: Ui) -> Result<Self, (Box<Ui>, Failure)> {
+        let host = || -> Result<Host, Failure> {
+            let root =
+                Root::open(&global.root).map_err(|e| Failure::new(Exit::Usage, e).hint("--root takes a directory"))?;
+            let mut settings = Settings::load(&root).map_err(|e| Failure::new(Exit::Usage, e))?;
+            if let Some(file) = &global.config_file {
+                settings.config_file.clone_from(file);
+            }
+            let worker = std::env::current_exe().context("finding our own executable")?;
+            Ok(Host { root, settings, module: global.pkcs11_module.clone(), worker })
+        };
+        match host() {
+            Ok(host) => Ok(Self { host, global, ui }),
+            Err(failure) => Err((Box::new(ui), failure)),
+        }
+    }
+
+    fn verb(&mut self, verb: Verb) -> Outcome {
+        match verb {
+            Verb::Status { wait } => status::status(self, wait),
+            Verb::History => status::history(self),
+            Verb::Check(target) => check::check(self, &target),
+            Verb::Notes { target, all } => notes::notes(self, &target, all),
+            Verb::Plan { target, diff, as_shell } => plan::plan(self, &target, diff, as_shell),
+            Verb::Approve(target) => plan::approve(self, &target),
+            Verb::Upgrade { target, yes } => run::upgrade(self, &target, yes),
+            Verb::Resume { accept_changes } => run::resume(self, accept_changes),
+            Verb::Rollback { discard_new_data, yes } => run::rollback(self, discard_new_data, yes),
+            Verb::Db(verb) => db::db(self, verb),
+            Verb::Kek(verb) => kek::kek(self, verb),
+            Verb::Config(verb) => config::config(self, verb),
+            Verb::Units(verb) => units::units(self, verb),
+            Verb::Backup(verb) => backup::backup(self, verb),
+        }
+    }
+
+    /// The lock, and no run open: one that ended but could not close its link is closed here.
+    fn lock(&self, what: &str) -> Result<Lock, Failure> {
+        let lock = Lock::take(&self.host.root, what).map_err(Failure::from)?;
+        if let Some((id, state)) = self.open_run()?
+            && matches!(state.phase, Phase::Done | Phase::RolledBack)
+        {
+            log::info!("closing run {id}");
+            self.host.root.remove_link(&Path::new(journal::STATE).join("current"))?;
+        }
+        Ok(lock)
+    }
+
+    /// The lock, where no run may be open.
+    fn lock_alone(&self, what: &str) -> Result<Lock, Failure> {
+        let lock = self.lock(what)?;
+        match journal::current(&self.host.root) {
+            None => Ok(lock),
+            Some(id) => Err(Failure::new(Exit::Interrupted, anyhow::anyhow!("run {id} is not finished"))
+                .hint("finish it: keymgr-upgrade resume")
+                .hint("or undo it: keymgr-upgrade rollback")
+                .next("status")),
+        }
+    }
+
+    /// The run that `current` points to, with its state.
+    fn open_run(&self) -> Result<Option<(String, RunState)>, Failure> {
+        let Some(id) = journal::current(&self.host.root) else { return Ok(None) };
+        let records = Journal::read(&self.host.root, &journal::run_directory(&id))?;
+        Ok(Some((id, RunState::replay(&records))))
+    }
+
+    /// Refuses where services run on this host: the parts on their own do not stop them.
+    fn nothing_runs(&self, site: &Site) -> Result<(), Failure> {
+        let running = site.running(&self.host, &crate::units::names(&self.host.settings.units)?)?;
+        if running.is_empty() {
+            return Ok(());
+        }
+        let error = anyhow::anyhow!("{} still run", running.join(", "));
+        Err(Failure::new(Exit::Blocked, error).hint("stop and hold them: keymgr-upgrade units hold").next("units hold"))
+    }
+
+    /// Asks before something is done; `--yes` answers, and where nobody can be asked it is needed.
+    fn confirm(&mut self, yes: bool, question: &str) -> Result<bool, Failure> {
+        if yes {
+            return Ok(true);
+        }
+        if !self.ui.can_ask() {
+            return Err(Failure::usage("nobody can be asked here: give --yes to go ahead"));
+        }
+        Ok(self.ui.ask(question).context("reading the answer")?)
+    }
+}
+
+fn release(id: &str) -> Result<&'static Release, Failure> {
+    let catalogue = Catalogue::embedded()?;
+    catalogue.by_name(id).map_err(|e| Failure::new(Exit::Usage, e))
+}
+
+/// The site, where the release may not be known: a part on its own needs no more than the database.
+fn any_site(session: &Session) -> Result<Site, Failure> {
+    let mut config = Config::load(&session.host.root, &session.host.settings.config_file)?;
+    let said = session.global.from.as_deref().or(session.host.settings.release.as_deref());
+    let catalogue = Catalogue::embedded()?;
+    if let Some(name) = said {
+        return Ok(Site::load(&session.host, &config, release(name)?)?);
+    }
+    match Deployment::look(&session.host, None, Depth::Shallow) {
+        Ok(deployment) => Ok(deployment.site),
+        Err(_) => {
+            config.reads_legacy = config.secret("DEFAULT", "sql_connection")?.is_none();
+            let any = catalogue.by_id("2024.1").context("the catalogue has no 2024.1")?;
+            Ok(Site::load(&session.host, &config, any)?)
+        }
+    }
+}
+
+/// The deployment, where the release may not be known: then as the oldest that the schema's revision fits.
+fn any_deployment(session: &Session, depth: Depth) -> Result<Deployment, Failure> {
+    let said = session.global.from.as_deref();
+    match Deployment::look(&session.host, said, depth) {
+        Ok(deployment) => Ok(deployment),
+        Err(error) if said.is_none() => {
+            let database = any_site(session)?.open(Access::ReadOnly)?;
+            let Ledger::At(revision) = database.revision().map_err(anyhow::Error::from)? else {
+                return Err(error.into());
+            };
+            deployment_at_depth(session, &revision, depth)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn deployment_at(session: &Session, revision: &str) -> Result<Deployment, Failure> {
+    deployment_at_depth(session, revision, Depth::Shallow)
+}
+
+fn deployment_at_depth(session: &Session, revision: &str, depth: Depth) -> Result<Deployment, Failure> {
+    let catalogue = Catalogue::embedded()?;
+    let fits = catalogue.releases_with_head(revision);
+    let first = fits.first().with_context(|| format!("no release has revision {revision}"))?;
+    Ok(Deployment::look(&session.host, Some(&first.id), depth)?)
+}

@@ -1,0 +1,275 @@
+//! `plan`: exactly what an upgrade would do. `approve`: the operator's word for it.
+
+use anyhow::Context as _;
+use serde_json::json;
+use similar::TextDiff;
+
+use super::look::{Look, look};
+use super::{Outcome, Session, notes};
+use crate::approval::Approval;
+use crate::cli::Target;
+use crate::config::masked;
+use crate::db::Access;
+use crate::deployment::{Deployment, Depth};
+use crate::error::{Exit, Failure};
+use crate::finding::Severity;
+use crate::ini::Dialect;
+use crate::plan::FileChange;
+use crate::release::Severity as NoteSeverity;
+use crate::step::Step;
+use crate::time;
+use crate::ui::Ui;
+
+pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell: bool) -> Outcome {
+    let look = look(session, target, Depth::Full)?;
+    let draft = look.draft()?;
+    session.ui.set("changed", false);
+    session.ui.set("from", draft.plan.from.as_str());
+    session.ui.set("to", draft.plan.to.as_str());
+    session.ui.set("plan", json!({"digest": draft.plan.digest(), "path": draft.plan.path, "steps": draft.plan.steps}));
+    let diffs = diffs(&draft.files)?;
+    let list: Vec<_> = diffs.iter().map(|(path, text)| json!({"path": path, "diff": text})).collect();
+    session.ui.set("diffs", json!(list));
+    let sql = statements(&look.deployment, &draft.plan.steps)?;
+    session.ui.set("sql", json!(sql.iter().map(|(r, s)| json!({"revision": r, "statements": s})).collect::<Vec<_>>()));
+    if diff {
+        for (_, text) in &diffs {
+            session.ui.raw(text);
+        }
+        if diffs.is_empty() {
+            session.ui.line("No file is to be changed.");
+        }
+    } else if as_shell {
+        shell(&mut session.ui, &look, &sql, &diffs);
+    } else {
+        title(&mut session.ui, &look);
+        steps(&mut session.ui, &look, &sql);
+    }
+    Ok((Exit::Done, next(&look)))
+}
+
+fn next(look: &Look) -> String {
+    if look.is_done() {
+        "status".to_owned()
+    } else if look.findings.iter().any(|f| f.id == "notes" && f.severity == Severity::Fail) {
+        format!("approve {}", look.arguments())
+    } else if look.fails() > 0 {
+        format!("check {}", look.arguments())
+    } else {
+        format!("upgrade {}", look.arguments())
+    }
+}
+
+/// From, to, and the plan's short name.
+pub(super) fn title(ui: &mut Ui, look: &Look) {
+    let Ok(draft) = &look.draft else { return };
+    let way = format!("{} -> {}", look.deployment.from.release.name, look.to.name);
+    let digest: String = draft.plan.digest().chars().take(4).collect();
+    ui.line(format!("{way:48}plan {digest}, {} steps", draft.plan.steps.len()));
+}
+
+/// Every step with what it does.
+fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
+    let Ok(draft) = &look.draft else { return };
+    for (index, step) in draft.plan.steps.iter().enumerate() {
+        ui.line(format!("{:2}  {}", index + 1, step.title()));
+        match step {
+            Step::MigrateSchema { release, from, to } => {
+                ui.line(format!("    {from} -> {to}, in one transaction (migrations/{release})"));
+                for (revision, statements) in revisions_of(step, sql) {
+                    ui.line(format!("    -- {revision}: {} statements", statements.len()));
+                    for line in statements.iter().flat_map(|s| s.lines()) {
+                        ui.line(format!("       {line}"));
+                    }
+                }
+            }
+            Step::EditFile { path, .. } => {
+                for word in draft.files.iter().filter(|f| f.path == *path).flat_map(|f| &f.words) {
+                    ui.paragraph(word, 4);
+                }
+            }
+            Step::HoldUnits { units } | Step::UnholdUnits { units } => {
+                ui.paragraph(&format!("{} names, installed or not", units.len()), 4);
+            }
+            Step::StopUnits { units } | Step::StartUnits { units } => ui.paragraph(&units.join(" "), 4),
+            Step::ResignKeks => {
+                let old = look.deployment.survey.as_ref().map_or(0, |s| count(s.kek_counts().get("old")));
+                ui.line(format!("    {old} KEKs to sign anew, each verified before and after"));
+            }
+            Step::RecordMechanism => {
+                let without =
+                    look.deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
+                ui.line(format!("    {without} secrets to get their mechanism, each as it decrypted"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn count(count: Option<&crate::kek::Count>) -> usize {
+    count.map_or(0, |c| c.live + c.deleted)
+}
+
+/// The statements of the revisions that one schema step covers.
+fn revisions_of<'a>(step: &Step, sql: &'a [(String, Vec<String>)]) -> Vec<&'a (String, Vec<String>)> {
+    let Step::MigrateSchema { from, to, .. } = step else { return Vec::new() };
+    let place = |id: &str| crate::db::position(id).ok();
+    sql.iter().filter(|(r, _)| place(r) > place(from) && place(r) <= place(to)).collect()
+}
+
+/// Exactly the statements that will run, by revision.
+pub(super) fn statements(deployment: &Deployment, steps: &[Step]) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let last = steps.iter().rev().find_map(|s| match s {
+        Step::MigrateSchema { to, .. } => Some(to.as_str()),
+        _ => None,
+    });
+    let Some(to) = last else { return Ok(Vec::new()) };
+    let database = deployment.site.open(Access::ReadOnly)?;
+    Ok(database.migration_sql(deployment.revision(), to).map_err(anyhow::Error::from)?)
+}
+
+/// Unified diffs of the files, secrets masked.
+pub(super) fn diffs(files: &[FileChange]) -> Result<Vec<(String, String)>, Failure> {
+    let mut all = Vec::new();
+    for file in files {
+        let oslo = file.path.extension().is_some_and(|e| e == "conf");
+        let dialect = if oslo { Dialect::Oslo } else { Dialect::Paste2 };
+        let before = masked(&file.before, dialect).context("masking secrets")?;
+        let after = masked(&file.after, dialect).context("masking secrets")?;
+        let path = file.path.display();
+        let diff = TextDiff::from_lines(&before, &after);
+        let text = diff.unified_diff().context_radius(3).header(&format!("a{path}"), &format!("b{path}")).to_string();
+        all.push((path.to_string(), text));
+    }
+    Ok(all)
+}
+
+/// The same as a procedure to do by hand.
+fn shell(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)], diffs: &[(String, String)]) {
+    let Ok(draft) = &look.draft else { return };
+    let deployment = &look.deployment;
+    let path = deployment.site.path().map_or_else(|_| "DATABASE".to_owned(), |p| p.display().to_string());
+    ui.line(format!("# {} -> {}, by hand", deployment.from.release.name, look.to.name));
+    for (index, step) in draft.plan.steps.iter().enumerate() {
+        ui.line("");
+        ui.line(format!("# {}. {}", index + 1, step.title()));
+        match step {
+            Step::StopUnits { units } => ui.line(format!("systemctl stop {}", units.join(" "))),
+            Step::StartUnits { units } => ui.line(format!("systemctl start {}", units.join(" "))),
+            Step::HoldUnits { units } => ui.line(format!("systemctl mask --runtime {}", units.join(" "))),
+            Step::UnholdUnits { units } => ui.line(format!("systemctl unmask --runtime {}", units.join(" "))),
+            Step::BackUpDatabase => ui.line(format!("sqlite3 {path} \".backup '/root/barbican-before.sqlite'\"")),
+            Step::AwaitCode { release } => ui.line(format!("# install the code of {release}")),
+            Step::MigrateSchema { .. } => {
+                ui.line(format!("sqlite3 {path} <<'SQL'"));
+                ui.line("PRAGMA foreign_keys = OFF;");
+                ui.line("BEGIN IMMEDIATE;");
+                for (revision, statements) in revisions_of(step, sql) {
+                    for line in statements.iter().flat_map(|s| s.lines()) {
+                        ui.line(line);
+                    }
+                    ui.line(format!("UPDATE alembic_version SET version_num = '{revision}';"));
+                }
+                ui.line("PRAGMA foreign_key_check;");
+                ui.line("COMMIT;");
+                ui.line("SQL");
+            }
+            Step::ResignKeks | Step::RecordMechanism => {
+                ui.line("# needs the token; no tool of Barbican does it:");
+                ui.line(format!("keymgr-upgrade{} kek migrate", ""));
+            }
+            Step::EditFile { path, .. } => {
+                ui.line("patch -p1 -d / <<'PATCH'   # *** stands for a secret: edit by hand there");
+                if let Some((_, text)) = diffs.iter().find(|(p, _)| *p == path.display().to_string()) {
+                    ui.raw(text);
+                }
+                ui.line("PATCH");
+            }
+            Step::VerifyKeks => ui.line("keymgr-upgrade kek status"),
+            Step::VerifySecrets => ui.line("keymgr-upgrade kek verify"),
+            Step::RecordRelease { .. } => ui.line("# nothing by hand; say --from next time"),
+        }
+    }
+}
+
+pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
+    let look = look(session, target, Depth::Full)?;
+    let draft = look.draft()?;
+    title(&mut session.ui, &look);
+    notes::show(&mut session.ui, &look.notes, NoteSeverity::Critical);
+    session.ui.line("");
+    let accepted: Vec<String> = look
+        .notes
+        .iter()
+        .filter(|n| n.what.severity == NoteSeverity::Critical)
+        .map(|n| n.what.id.clone())
+        .chain(look.findings.iter().filter(|f| f.approvable).map(|f| f.id.clone()))
+        .collect();
+    for finding in look.findings.iter().filter(|f| f.approvable) {
+        session.ui.finding(finding);
+    }
+    let blocking =
+        look.findings.iter().filter(|f| f.severity == Severity::Fail && f.id != "notes" && !f.approvable).count();
+    let now = time::now();
+    let approval = Approval {
+        format: 1,
+        at: now,
+        by: who(),
+        to: look.to.id.clone(),
+        fast_forward: draft.path.len() > 1,
+        plan: draft.plan.digest(),
+        accepted,
+    };
+    approval.record(&session.host.root)?;
+    let digest: String = approval.plan.chars().take(4).collect();
+    session.ui.set("approval", json!(approval));
+    session.ui.set("changed", true);
+    session.ui.line(format!(
+        "Approved by {} at {}: plan {digest}, {} notes and findings; for one run within 24 h.",
+        approval.by,
+        time::stamp(now),
+        approval.accepted.len()
+    ));
+    let next = if blocking > 0 { "check" } else { "upgrade" };
+    Ok((Exit::Done, format!("{next} {}", look.arguments())))
+}
+
+/// Who is at the keyboard, also behind sudo.
+pub(super) fn who() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    let name = user.map_or_else(|| nix::unistd::getuid().to_string(), |u| u.name);
+    match std::env::var("SUDO_USER") {
+        Ok(real) if real != name => format!("{name} ({real})"),
+        _ => name,
+    }
+}
+
+/// The summary that `upgrade` shows before it asks.
+pub(super) fn summary(ui: &mut Ui, look: &Look) {
+    let Ok(draft) = &look.draft else { return };
+    title(ui, look);
+    let stops = if look.deployment.running.is_empty() {
+        "nothing runs here".to_owned()
+    } else {
+        look.deployment.running.join(" ")
+    };
+    ui.row("stops", &stops);
+    let schema = draft.plan.steps.iter().filter(|s| matches!(s, Step::MigrateSchema { .. })).count();
+    let mut changes = vec![format!("{schema} schema steps")];
+    for file in &draft.files {
+        let name = file.path.file_name().unwrap_or_default().to_string_lossy();
+        changes.push(format!("{name} ({} changes)", file.words.len()));
+    }
+    ui.row("changes", &changes.join(", "));
+    let backup = if draft.plan.steps.contains(&Step::BackUpDatabase) {
+        look.deployment.database.as_ref().map_or_else(|_| String::new(), |d| crate::step::size(d.size))
+    } else {
+        "none needed".to_owned()
+    };
+    ui.row("backup", &backup);
+    ui.row("undo", "all of it: data and files, until new data is written afterwards");
+    let open = look.findings.iter().filter(|f| f.severity == Severity::Warn).count();
+    if open > 0 {
+        ui.row("warnings", &format!("{open}, see keymgr-upgrade check"));
+    }
+}
