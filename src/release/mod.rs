@@ -16,13 +16,11 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 
 pub use condition::{
-    ApiLauncher, Condition, Dialect, Facts, OptionFact, PasteFacts, PasteTrait, Service, SiteFile,
-    Truth,
+    ApiLauncher, Condition, Dialect, Facts, OptionFact, PasteFacts, PasteTrait, Service, SiteFile, Truth,
 };
 pub use lookup::{Found, LookupError};
 pub use model::{
-    Auto, Class, DataStep, Head, Launcher, LauncherChange, Note, Python, Release, Scope, Severity, Source,
-    Tree,
+    Auto, Class, DataStep, Head, Launcher, LauncherChange, Note, Python, Release, Scope, Severity, Source, Tree,
 };
 pub use option::{Edit, OptionEdit, OptionName, Proof};
 pub use path::{Mode, PathError};
@@ -82,9 +80,7 @@ impl Catalogue {
             }
             unordered.push(release);
         }
-        Ok(Catalogue {
-            releases: in_order(unordered)?,
-        })
+        Ok(Catalogue { releases: in_order(unordered)? })
     }
 
     /// All releases, oldest first.
@@ -95,12 +91,7 @@ impl Catalogue {
     /// The notes that apply to a hop from `from` along `path` (see [`Catalogue::path`]), in the
     /// order of the catalogue; [`Scope`] tells which of a release are shown when. An empty path
     /// gives those that stand for a deployment which stays at `from`.
-    pub fn notes<'a>(
-        &'a self,
-        from: &Release,
-        path: &[&'a Release],
-        facts: &Facts,
-    ) -> Vec<Applicable<'a, Note>> {
+    pub fn notes<'a>(&'a self, from: &Release, path: &[&'a Release], facts: &Facts) -> Vec<Applicable<'a, Note>> {
         let target = path.last().map(|release| release.order);
         let shown = |release: &Release, note: &Note| {
             let passed = !from.is_before(release);
@@ -121,11 +112,7 @@ impl Catalogue {
     }
 
     /// The edits of the options that a hop along `path` carries out, in order.
-    pub fn option_edits<'a>(
-        &self,
-        path: &[&'a Release],
-        facts: &Facts,
-    ) -> Vec<Applicable<'a, OptionEdit>> {
+    pub fn option_edits<'a>(&self, path: &[&'a Release], facts: &Facts) -> Vec<Applicable<'a, OptionEdit>> {
         path.iter()
             .flat_map(|release| release.options.iter().map(move |edit| (*release, edit)))
             .filter_map(|(release, edit)| applicable(release, edit, &edit.when, facts))
@@ -133,42 +120,22 @@ impl Catalogue {
     }
 
     /// The changes of launchers on the way along `path`, in order.
-    pub fn launchers<'a>(
-        &self,
-        path: &[&'a Release],
-        facts: &Facts,
-    ) -> Vec<Applicable<'a, Launcher>> {
+    pub fn launchers<'a>(&self, path: &[&'a Release], facts: &Facts) -> Vec<Applicable<'a, Launcher>> {
         path.iter()
-            .flat_map(|release| {
-                release
-                    .launchers
-                    .iter()
-                    .map(move |change| (*release, change))
-            })
+            .flat_map(|release| release.launchers.iter().map(move |change| (*release, change)))
             .filter_map(|(release, change)| applicable(release, change, &change.when, facts))
             .collect()
     }
 
     /// Whether an edit with `keep_old_until` still keeps the old name in a run to `target`.
     pub fn keeps_old(&self, keep_old_until: Option<&str>, target: &Release) -> bool {
-        keep_old_until
-            .and_then(|id| self.by_id(id))
-            .is_some_and(|release| target.is_before(release))
+        keep_old_until.and_then(|id| self.by_id(id)).is_some_and(|release| target.is_before(release))
     }
 }
 
-fn applicable<'a, T>(
-    release: &'a Release,
-    what: &'a T,
-    when: &Condition,
-    facts: &Facts,
-) -> Option<Applicable<'a, T>> {
+fn applicable<'a, T>(release: &'a Release, what: &'a T, when: &Condition, facts: &Facts) -> Option<Applicable<'a, T>> {
     let truth = when.truth(facts);
-    (truth != Truth::No).then_some(Applicable {
-        release,
-        what,
-        truth,
-    })
+    (truth != Truth::No).then_some(Applicable { release, what, truth })
 }
 
 /// Follows the predecessors from the one release that has none.
@@ -176,10 +143,7 @@ fn in_order(mut unordered: Vec<Release>) -> anyhow::Result<Vec<Release>> {
     let mut ordered: Vec<Release> = Vec::new();
     while !unordered.is_empty() {
         let last = ordered.last().map(|release| release.id.clone());
-        let mut next = unordered
-            .iter()
-            .enumerate()
-            .filter(|(_, r)| r.predecessor == last);
+        let mut next = unordered.iter().enumerate().filter(|(_, r)| r.predecessor == last);
         let (Some((index, _)), None) = (next.next(), next.next()) else {
             let after = last.as_deref().unwrap_or("nothing");
             bail!("not exactly one release comes after {after}");

@@ -76,8 +76,7 @@ fn the_releases_are_one_chain_without_gap() {
         .filter(|r| r.slurp)
         .map(|r| (r.id.as_str(), r.slurp_predecessor.as_deref()))
         .collect();
-    let wanted =
-        [("2023.1", None), ("2024.1", Some("2023.1")), ("2025.1", Some("2024.1")), ("2026.1", Some("2025.1"))];
+    let wanted = [("2023.1", None), ("2024.1", Some("2023.1")), ("2025.1", Some("2024.1")), ("2026.1", Some("2025.1"))];
     assert_eq!(slurp, wanted);
 }
 
@@ -372,7 +371,7 @@ fn liberty() -> Facts {
         policy_rules: Some(BTreeSet::new()),
         policy_references: Some(BTreeSet::new()),
         paste: Some(PasteFacts {
-            traits: [PasteTrait::AuthtokenCredentials].into(),
+            traits: [PasteTrait::AuthtokenCredentials, PasteTrait::AuthtokenOldOptions].into(),
             factories: ["keystonemiddleware.auth_token:filter_factory".to_owned()].into(),
         }),
         services: Some([keymgr_upgrade::release::Service::Api].into()),
