@@ -138,8 +138,11 @@ pub struct PasteFacts {
 pub enum PasteTrait {
     /// `/v1` leads to a pipeline with `unauthenticated-context`.
     V1Unauthenticated,
-    /// The authtoken section sets options of its own (identity_uri, admin_user, ...).
+    /// The authtoken section holds the service's credentials (a user, a password).
     AuthtokenCredentials,
+    /// The authtoken section sets options that keystonemiddleware 13 does not know: identity_uri,
+    /// auth_host, auth_port, auth_protocol, admin_user, admin_password, admin_tenant_name.
+    AuthtokenOldOptions,
     /// The authtoken section has auth_host, auth_port or auth_protocol.
     AuthtokenHostTrio,
     /// `main` leads to a pipeline with the repoze.profile filter.
@@ -213,7 +216,8 @@ pub enum Condition {
     OptionSet(Vec<OptionName>),
     /// None of these options is set.
     OptionUnset(Vec<OptionName>),
-    /// The option is set to this, letter case aside.
+    /// The option is set to this, letter case aside. `true` and `false` also stand for the other
+    /// ways to write them in oslo.config (1, yes, on; 0, no, off).
     OptionIs {
         /// Which option.
         option: OptionName,
@@ -282,7 +286,7 @@ impl Condition {
             Condition::Not(not) => !not.truth(facts),
             Condition::OptionSet(names) => one_is_set(facts, names),
             Condition::OptionUnset(names) => !one_is_set(facts, names),
-            Condition::OptionIs { option, value } => compare(facts, option, |set| set.eq_ignore_ascii_case(value)),
+            Condition::OptionIs { option, value } => compare(facts, option, |set| same_value(set, value)),
             Condition::OptionStartsWith { option, with } => {
                 compare(facts, option, |set| with.iter().any(|start| starts_with(set, start)))
             }
@@ -345,6 +349,15 @@ fn one_in(have: &BTreeSet<String>, wanted: &[String]) -> bool {
     wanted.iter().any(|name| have.contains(name))
 }
 
+fn same_value(set: &str, wanted: &str) -> bool {
+    let truth = |value: &str| match value.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    };
+    set.eq_ignore_ascii_case(wanted) || truth(wanted).is_some_and(|wanted| truth(set) == Some(wanted))
+}
+
 fn starts_with(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
 }
@@ -371,4 +384,176 @@ fn matching(have: &BTreeSet<String>, wanted: &[String]) -> bool {
         Some(start) => have.iter().any(|name| name.starts_with(start)),
         None => have.contains(wanted),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a condition as `release.toml` writes it.
+    fn condition(text: &str) -> Condition {
+        #[derive(Deserialize)]
+        struct Holder {
+            when: Condition,
+        }
+        toml::from_str::<Holder>(&format!("when = {text}")).unwrap_or_else(|e| panic!("{text}: {e}")).when
+    }
+
+    fn strings<const N: usize>(names: [&str; N]) -> Option<BTreeSet<String>> {
+        Some(names.map(str::to_owned).into())
+    }
+
+    /// Facts where everything is known.
+    fn facts() -> Facts {
+        let set = |times, value: Option<&str>| OptionFact { times, value: value.map(str::to_owned) };
+        Facts {
+            plugins: strings(["store_crypto", "p11_crypto"]),
+            plugin_rows: Some([("a.P11".to_owned(), 3), ("gone".to_owned(), 0)].into()),
+            p11_mechanisms: Some([(String::new(), 2)].into()),
+            options: Some(
+                [
+                    (OptionName::new("DEFAULT", "host_href"), set(1, Some("HTTPS://keys"))),
+                    (OptionName::new("DEFAULT", "debug"), set(1, Some("Yes"))),
+                    (OptionName::new("DEFAULT", "empty"), set(1, Some(""))),
+                    (OptionName::new("simple", "kek"), set(2, None)),
+                    (OptionName::new("other", "absent"), set(0, None)),
+                ]
+                .into(),
+            ),
+            dialect: Some(Dialect::Mysql),
+            bare_mysql_url: Some(true),
+            files: Some([SiteFile::PolicyJson].into()),
+            policy_rules: strings(["secret:get", "consumers:post"]),
+            policy_references: strings(["system_admin"]),
+            paste: Some(PasteFacts {
+                traits: [PasteTrait::V1Unauthenticated].into(),
+                factories: ["keystonemiddleware.auth_token:filter_factory".to_owned()].into(),
+            }),
+            services: Some([Service::Api, Service::KeystoneListener].into()),
+            api_launchers: Some([ApiLauncher::Uwsgi].into()),
+            commands: strings(["barbican-worker"]),
+            python: Some(PythonVersion(3, 9)),
+            certificate_orders: Some(0),
+        }
+    }
+
+    /// Condition, truth over `facts()`. Over no facts at all every one is unknown.
+    const TABLE: &[(&str, Truth)] = &[
+        ("{ option-set = ['DEFAULT/debug'] }", Truth::Yes),
+        ("{ option-set = ['DEFAULT/nothing', 'simple/kek'] }", Truth::Yes),
+        ("{ option-set = ['DEFAULT/nothing', 'other/absent'] }", Truth::No),
+        ("{ option-unset = ['DEFAULT/nothing', 'other/absent'] }", Truth::Yes),
+        ("{ option-unset = ['DEFAULT/nothing', 'DEFAULT/debug'] }", Truth::No),
+        ("{ option-is = { option = 'DEFAULT/debug', value = 'true' } }", Truth::Yes),
+        ("{ option-is = { option = 'DEFAULT/debug', value = 'false' } }", Truth::No),
+        ("{ option-is = { option = 'DEFAULT/empty', value = '' } }", Truth::Yes),
+        ("{ option-is = { option = 'DEFAULT/nothing', value = '' } }", Truth::No),
+        ("{ option-is = { option = 'simple/kek', value = 'x' } }", Truth::Unknown),
+        ("{ option-starts-with = { option = 'DEFAULT/host_href', with = ['http://', 'https://'] } }", Truth::Yes),
+        ("{ option-starts-with = { option = 'DEFAULT/empty', with = ['http://'] } }", Truth::No),
+        ("{ option-repeated = 'simple/kek' }", Truth::Yes),
+        ("{ option-repeated = 'DEFAULT/debug' }", Truth::No),
+        ("{ group-set = ['simple'] }", Truth::Yes),
+        ("{ group-set = ['other'] }", Truth::No),
+        ("{ plugin-enabled = ['vault_plugin', 'p11_crypto'] }", Truth::Yes),
+        ("{ plugin-enabled = ['simple_crypto'] }", Truth::No),
+        ("{ plugin-rows = ['a.P11'] }", Truth::Yes),
+        ("{ plugin-rows = ['gone', 'never'] }", Truth::No),
+        ("'foreign-plugin'", Truth::No),
+        ("'mechanism-missing'", Truth::Yes),
+        ("'mechanism-mixed'", Truth::No),
+        ("{ dialect = 'mysql' }", Truth::Yes),
+        ("{ dialect = 'sqlite' }", Truth::No),
+        ("'bare-mysql-url'", Truth::Yes),
+        ("{ file = 'policy-json' }", Truth::Yes),
+        ("{ file = 'audit-map' }", Truth::No),
+        ("{ policy-rule = ['consumers:*'] }", Truth::Yes),
+        ("{ policy-rule = ['consumers', 'secret:*x'] }", Truth::No),
+        ("{ policy-reference = ['system_admin'] }", Truth::Yes),
+        ("{ paste = 'v1-unauthenticated' }", Truth::Yes),
+        ("{ paste = 'profile-reachable' }", Truth::No),
+        ("{ paste-factory = ['keystonemiddleware.auth_token'] }", Truth::Yes),
+        ("{ paste-factory = ['keystoneclient.middleware'] }", Truth::No),
+        ("{ service = 'keystone-listener' }", Truth::Yes),
+        ("{ service = 'retry' }", Truth::No),
+        ("{ api-launcher = ['barbican-wsgi-api'] }", Truth::No),
+        ("{ api-launcher = ['gunicorn', 'uwsgi'] }", Truth::Yes),
+        ("{ runs = ['barbican-worker'] }", Truth::Yes),
+        ("{ runs = ['barbican-worker.py'] }", Truth::No),
+        ("{ python-below = '3.11' }", Truth::Yes),
+        ("{ python-below = '3.9' }", Truth::No),
+        ("'certificate-orders'", Truth::No),
+    ];
+
+    #[test]
+    fn each_condition_looks_at_its_fact() {
+        for (text, expected) in TABLE {
+            let condition = condition(text);
+            assert_eq!(condition.truth(&facts()), *expected, "{text}");
+            assert_eq!(condition.truth(&Facts::default()), Truth::Unknown, "{text} over nothing");
+            assert!(condition.holds(&Facts::default()), "{text} over nothing");
+            let not = Condition::Not(Box::new(condition));
+            assert_eq!(not.truth(&facts()), !*expected, "not {text}");
+            assert!(not.holds(&Facts::default()), "not {text} over nothing");
+        }
+    }
+
+    #[test]
+    fn all_and_any_keep_what_is_not_known() {
+        let (yes, no, unknown) = ("'always'", "{ not = 'always' }", "{ file = 'api-conf' }");
+        let facts = Facts::default();
+        for (a, b, all, any) in [
+            (yes, yes, Truth::Yes, Truth::Yes),
+            (yes, no, Truth::No, Truth::Yes),
+            (yes, unknown, Truth::Unknown, Truth::Yes),
+            (no, unknown, Truth::No, Truth::Unknown),
+            (no, no, Truth::No, Truth::No),
+            (unknown, unknown, Truth::Unknown, Truth::Unknown),
+        ] {
+            assert_eq!(condition(&format!("{{ all = [{a}, {b}] }}")).truth(&facts), all, "{a} and {b}");
+            assert_eq!(condition(&format!("{{ any = [{a}, {b}] }}")).truth(&facts), any, "{a} or {b}");
+        }
+        assert_eq!(Condition::default(), Condition::Always);
+    }
+
+    #[test]
+    fn mechanisms_are_mixed_only_where_two_are_named() {
+        let truth = |rows: &[(&str, u64)]| {
+            let rows = rows.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+            Condition::MechanismMixed.truth(&Facts { p11_mechanisms: Some(rows), ..Facts::default() })
+        };
+        assert_eq!(truth(&[]), Truth::No);
+        assert_eq!(truth(&[("", 9)]), Truth::No);
+        assert_eq!(truth(&[("CKM_AES_CBC", 9), ("CKM_AES_GCM", 0)]), Truth::No);
+        assert_eq!(truth(&[("", 1), ("CKM_AES_CBC", 9)]), Truth::Unknown);
+        assert_eq!(truth(&[("CKM_AES_GCM", 1), ("CKM_AES_CBC", 9)]), Truth::Yes);
+    }
+
+    #[test]
+    fn a_plugin_from_elsewhere_is_foreign() {
+        let with = |name| Facts { plugins: strings(["store_crypto", name]), ..Facts::default() };
+        assert_eq!(Condition::ForeignPlugin.truth(&with("vault_plugin")), Truth::No);
+        assert_eq!(Condition::ForeignPlugin.truth(&with("acme_crypto")), Truth::Yes);
+    }
+
+    #[test]
+    fn a_misspelt_condition_does_not_parse() {
+        for text in [
+            "'sometimes'",
+            "{ option-set = ['debug'] }",
+            "{ option-set = ['DEFAULT/de bug'] }",
+            "{ option-is = { option = 'DEFAULT/debug', value = 'x', colour = 'red' } }",
+            "{ file = 'policy.json' }",
+            "{ python-below = '3' }",
+        ] {
+            let parsed = toml::from_str::<std::collections::BTreeMap<String, Condition>>(&format!("when = {text}"));
+            assert!(parsed.is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_output_hides_values() {
+        let fact = OptionFact { times: 1, value: Some("mysql://u:hunter2@db".into()) };
+        assert!(!format!("{fact:?}").contains("hunter2"));
+    }
 }

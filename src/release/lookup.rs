@@ -183,3 +183,140 @@ fn distance(a: &str, b: &str) -> usize {
     }
     row.last().copied().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalogue() -> &'static Catalogue {
+        Catalogue::embedded().unwrap()
+    }
+
+    /// Package version, id of the release, pre-release.
+    const VERSIONS: &[(&str, &str, bool)] = &[
+        ("2014.2", "juno", false),
+        ("2014.2.3", "juno", false),
+        ("2014.2.b3", "juno", true),
+        ("1:2014.2-1", "juno", false),
+        ("2015.1.0", "kilo", false),
+        ("2015.1.0rc3", "kilo", true),
+        ("1:2015.1.0-1", "kilo", false),
+        ("1.0.0", "liberty", false),
+        ("1.0.0.0b2", "liberty", true),
+        ("1:1.0.0-2", "liberty", false),
+        ("2.0.0", "mitaka", false),
+        ("1:2.0.0-1", "mitaka", false),
+        ("1:2.0.1-0.20160711.el7", "mitaka", true),
+        ("3.0.0-1.el7", "newton", false),
+        ("3.0.0.0b3", "newton", true),
+        ("4.0.0", "ocata", false),
+        ("1:4.0.0-0.3.0rc2.el7", "ocata", true),
+        ("1:5.0.1-1.el7", "pike", false),
+        ("5.0.0", "pike", false),
+        ("1:6.0.0-0ubuntu1", "queens", false),
+        ("6.0.1", "queens", false),
+        ("1:7.0.0-1", "rocky", false),
+        ("7.0.0.0rc1", "rocky", true),
+        ("8.0.1-1.el7", "stein", false),
+        ("2:9.0.1-0ubuntu1~cloud0", "train", false),
+        ("9.0.2.dev5", "train", true),
+        ("1:10.0.0-0ubuntu0.20.04.1", "ussuri", false),
+        ("10.1.0-1.el8", "ussuri", false),
+        ("1:11.0.0-3", "victoria", false),
+        ("12.0.2", "wallaby", false),
+        ("1:12.0.0+dfsg1-1ubuntu0.1~cloud0", "wallaby", false),
+        ("13.0.1-2.el8", "xena", false),
+        ("1:14.0.0~git2021120811.5b5bb1a1-0ubuntu1", "yoga", true),
+        ("1:14.0.2-0ubuntu0.22.04.1", "yoga", false),
+        ("1:15.0.1-2", "zed", false),
+        ("15.0.1-1.el9", "zed", false),
+        ("15.0.0.0rc3", "zed", true),
+        ("16.0.2", "2023.1", false),
+        ("1:16.0.0-0.1.0rc1.el9", "2023.1", true),
+        ("17.0.0-1.el9s", "2023.2", false),
+        ("1:18.0.0-0ubuntu1", "2024.1", false),
+        ("19.0.0", "2024.2", false),
+        ("1:20.0.0-3", "2025.1", false),
+        ("20.0.1.dev3", "2025.1", true),
+        ("21.0.0", "2025.2", false),
+        ("22.0.0.0rc1", "2026.1", true),
+        ("1:23.0.0-1", "2026.2", false),
+        ("23.1.4", "2026.2", false),
+    ];
+
+    #[test]
+    fn a_package_version_leads_to_its_release() {
+        for (version, id, pre_release) in VERSIONS {
+            let found = catalogue().by_version(version).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(found.release.id, *id, "{version}");
+            assert_eq!(found.pre_release, *pre_release, "{version}");
+        }
+        for release in catalogue().releases() {
+            assert!(VERSIONS.iter().any(|(_, id, _)| *id == release.id), "{} is not tried", release.id);
+        }
+    }
+
+    #[test]
+    fn a_version_outside_the_catalogue_is_an_error_that_says_why() {
+        let error = |version| match catalogue().by_version(version) {
+            Ok(found) => panic!("{version} is {}", found.release),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(
+            error("1:24.0.0-1"),
+            "Barbican 1:24.0.0-1 is newer than 2026.2, the newest release this keymgr-upgrade knows: it takes a newer \
+             keymgr-upgrade"
+        );
+        for old in ["2014.1", "1:2013.2-1"] {
+            assert!(error(old).ends_with("is older than Juno, the oldest release keymgr-upgrade knows"), "{old}");
+        }
+        for unknown in ["2015.2", "2026.2", "0.1.65", "15", "latest", ""] {
+            assert_eq!(error(unknown), format!("`{unknown}` is no version of Barbican known to keymgr-upgrade"));
+        }
+    }
+
+    #[test]
+    fn a_release_answers_to_each_of_its_names() {
+        for (name, id) in [
+            ("mitaka", "mitaka"),
+            ("Mitaka", "mitaka"),
+            (" MITAKA ", "mitaka"),
+            ("2.0.0", "mitaka"),
+            ("2.0.0.0rc1", "mitaka"),
+            ("mitaka-eol", "mitaka"),
+            ("2014.2", "juno"),
+            ("2015.1", "kilo"),
+            ("2023.1", "2023.1"),
+            ("antelope", "2023.1"),
+            ("Hibiscus", "2026.2"),
+            ("1:20.0.0-3", "2025.1"),
+        ] {
+            let release = catalogue().by_name(name).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(release.id, id, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_name_is_answered_with_the_nearest() {
+        let error = |name| match catalogue().by_name(name) {
+            Ok(release) => panic!("{name} is {release}"),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(error("mitka"), "`mitka` is no release of Barbican; did you mean `mitaka`?");
+        assert_eq!(error("2025.3"), "`2025.3` is no release of Barbican; did you mean `2025.1`?");
+        assert_eq!(error("Caracall"), "`Caracall` is no release of Barbican; did you mean `Caracal`?");
+        assert_eq!(error("icehouse"), "`icehouse` is no release of Barbican");
+        assert_eq!(error("keystone"), "`keystone` is no release of Barbican");
+        assert_eq!(error(""), "`` is no release of Barbican");
+        assert!(error("24.0.0").ends_with("it takes a newer keymgr-upgrade"));
+    }
+
+    #[test]
+    fn distance_counts_letters() {
+        for (a, b, wanted) in [("", "", 0), ("zed", "zed", 0), ("zed", "ze", 1), ("pike", "spike", 1), ("ab", "ba", 2)]
+        {
+            assert_eq!(distance(a, b), wanted, "{a} {b}");
+            assert_eq!(distance(b, a), wanted, "{b} {a}");
+        }
+    }
+}

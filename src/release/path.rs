@@ -101,3 +101,77 @@ fn skip(from: &Release, to: &Release, way: &[&Release], slurp: bool) -> PathErro
         hint,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(from: &str, to: &str, mode: Mode) -> Result<String, PathError> {
+        let catalogue = Catalogue::embedded().unwrap();
+        let way = catalogue.path(catalogue.by_id(from).unwrap(), catalogue.by_id(to).unwrap(), mode)?;
+        Ok(way.iter().map(|r| r.id.as_str()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn each_mode_allows_its_ways() {
+        use Mode::{FastForward, Sequential, Slurp};
+        for (from, to, mode, wanted) in [
+            ("liberty", "mitaka", Sequential, "mitaka"),
+            ("zed", "2023.1", Sequential, "2023.1"),
+            ("2023.1", "2023.2", Sequential, "2023.2"),
+            ("liberty", "mitaka", Slurp, "mitaka"),
+            ("2023.1", "2024.1", Slurp, "2023.2 2024.1"),
+            ("2024.1", "2025.1", Slurp, "2024.2 2025.1"),
+            ("2025.1", "2026.1", Slurp, "2025.2 2026.1"),
+            ("2024.1", "2024.2", Slurp, "2024.2"),
+            ("liberty", "mitaka", FastForward, "mitaka"),
+            ("liberty", "ocata", FastForward, "mitaka newton ocata"),
+            ("zed", "2025.1", FastForward, "2023.1 2023.2 2024.1 2024.2 2025.1"),
+        ] {
+            assert_eq!(path(from, to, mode).as_deref(), Ok(wanted), "{from} to {to}, {mode:?}");
+        }
+        assert_eq!(path("juno", "2026.2", FastForward).unwrap().split(' ').count(), 24);
+    }
+
+    #[test]
+    fn a_skip_names_what_it_leaves_out() {
+        let error = path("zed", "2025.1", Mode::Sequential).unwrap_err();
+        assert_eq!(error.to_string(), "Zed -> 2025.1 skips 2023.1, 2023.2, 2024.1, 2024.2");
+        assert_eq!(
+            error.hints(),
+            [
+                "go to 2023.1 first: keymgr-upgrade upgrade --to 2023.1",
+                "or allow it once: keymgr-upgrade approve --to 2025.1 --fast-forward",
+            ]
+        );
+        let error = path("liberty", "ocata", Mode::Sequential).unwrap_err();
+        assert_eq!(error.to_string(), "Liberty -> Ocata skips Mitaka, Newton");
+        let error = path("2023.1", "2024.1", Mode::Sequential).unwrap_err();
+        assert_eq!(error.to_string(), "2023.1 -> 2024.1 skips 2023.2");
+        assert!(error.hints().iter().any(|hint| hint.contains("path = slurp")), "{:?}", error.hints());
+        assert!(error.hints().iter().all(|hint| hint.len() <= 74), "{:?}", error.hints());
+    }
+
+    #[test]
+    fn slurp_is_from_one_slurp_release_to_the_next() {
+        for (from, to) in [
+            ("zed", "2024.1"),    // Zed is none
+            ("2023.1", "2025.1"), // the next but one
+            ("2023.2", "2025.1"), // does not begin at one
+            ("2023.1", "2024.2"), // does not end at one
+            ("liberty", "newton"),
+        ] {
+            let found = path(from, to, Mode::Slurp);
+            assert!(matches!(found, Err(PathError::Skip { .. })), "{from} to {to}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn no_way_leads_back_or_nowhere() {
+        for mode in [Mode::Sequential, Mode::Slurp, Mode::FastForward] {
+            let back = path("zed", "yoga", mode).unwrap_err();
+            assert_eq!(back.to_string(), "Zed -> Yoga is a downgrade");
+            assert_eq!(path("zed", "zed", mode), Err(PathError::Same("Zed".into())));
+        }
+    }
+}

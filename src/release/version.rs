@@ -148,3 +148,102 @@ impl fmt::Display for PythonVersion {
         write!(f, "{}.{}", self.0, self.1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Version as packaged, numbers, pre-release.
+    const READ: &[(&str, &str, bool)] = &[
+        ("15.0.1", "15.0.1", false),
+        (" 15.0.1\n", "15.0.1", false),
+        ("2014.2", "2014.2", false),
+        ("2014.2.b3", "2014.2", true),
+        ("2014.2.rc1", "2014.2", true),
+        ("2015.1.0rc3", "2015.1.0", true),
+        ("1.0.0a0", "1.0.0", true),
+        ("1.0.0.0b2", "1.0.0", true),
+        ("16.0.0.0rc1", "16.0.0", true),
+        ("20.0.1.dev3", "20.0.1", true),
+        ("20.0.0.0rc2.dev7", "20.0.0", true),
+        ("20.0.0.post1", "20.0.0", false),
+        ("20.0.0.post1.dev2", "20.0.0", true),
+        ("20.0.0+local.3", "20.0.0", false),
+        ("1!20.0.0", "20.0.0", false),
+        ("20.0.0-rc1", "20.0.0", true),
+        // Debian and Ubuntu
+        ("1:15.0.1-2", "15.0.1", false),
+        ("1:15.0.1-2+deb12u1", "15.0.1", false),
+        ("1:20.0.0-3", "20.0.0", false),
+        ("1:20.0.0-0.1", "20.0.0", false),
+        ("1:7.0.0~rc1-1", "7.0.0", true),
+        ("1:7.0.0~rc1-0ubuntu1", "7.0.0", true),
+        ("2:9.0.1-0ubuntu1~cloud0", "9.0.1", false),
+        ("1:12.0.0+dfsg1-1ubuntu0.1~cloud0", "12.0.0", false),
+        ("1:14.0.0~git2021120811.5b5bb1a1-0ubuntu1", "14.0.0", true),
+        ("1:20.0.0+git2025032012.0d9a0bb1-0ubuntu1", "20.0.0", false),
+        ("1:2014.2-1~bpo70+1", "2014.2", false),
+        // rpm
+        ("15.0.1-1.el9", "15.0.1", false),
+        ("1:15.0.1-1.el9", "15.0.1", false),
+        ("1:18.0.0-2.el9s", "18.0.0", false),
+        ("0:5.0.1-1.el7", "5.0.1", false),
+        ("1:16.0.0-0.1.0rc1.el9", "16.0.0", true),
+        ("1:4.0.0-0.3.0rc2.el7", "4.0.0", true),
+        ("20.0.1-0.20250401120000.abc1234.el9", "20.0.1", true),
+        ("1:11.0.0-0.1.el8", "11.0.0", false),
+    ];
+
+    #[test]
+    fn versions_of_every_packager_are_read() {
+        for (text, numbers, pre_release) in READ {
+            let version = Version::parse(text).unwrap_or_else(|| panic!("{text} is not read"));
+            assert_eq!(version.to_string(), *numbers, "{text}");
+            assert_eq!(version.is_pre_release(), *pre_release, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_version_is_refused() {
+        for text in [
+            "",
+            "15",
+            "15.",
+            ".15",
+            "1..2",
+            "v15.0.1",
+            "latest",
+            "15.0.1x",
+            "15.0.1 final",
+            "x:15.0.1",
+            ":15.0.1",
+            "1:2:15.0.1",
+            "-1",
+            "99999999999.0",
+            "15.0.1\0",
+        ] {
+            assert_eq!(Version::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_compare_with_missing_ones_as_zero() {
+        let cmp = |a, b| {
+            let (a, b) = (Version::parse(a), Version::parse(b));
+            a.zip(b).map(|(a, b)| a.cmp_numbers(&b))
+        };
+        assert_eq!(cmp("2014.2", "2014.2.0"), Some(Ordering::Equal));
+        assert_eq!(cmp("10.0.0", "10.1.0"), Some(Ordering::Less));
+        assert_eq!(cmp("10.10.0", "10.9"), Some(Ordering::Greater));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".*") {
+            if let Some(version) = Version::parse(&text) {
+                proptest::prop_assert!(version.parts().len() >= 2);
+                proptest::prop_assert_eq!(Version::parse(&version.to_string()).map(|v| v.parts), Some(version.parts));
+            }
+        }
+    }
+}

@@ -371,7 +371,7 @@ fn liberty() -> Facts {
         policy_rules: Some(BTreeSet::new()),
         policy_references: Some(BTreeSet::new()),
         paste: Some(PasteFacts {
-            traits: [PasteTrait::AuthtokenCredentials].into(),
+            traits: [PasteTrait::AuthtokenCredentials, PasteTrait::AuthtokenOldOptions].into(),
             factories: ["keystonemiddleware.auth_token:filter_factory".to_owned()].into(),
         }),
         services: Some([keymgr_upgrade::release::Service::Api].into()),
