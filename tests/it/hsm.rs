@@ -366,6 +366,19 @@ fn records_of_later_releases_are_proved() {
         let hsm::Proof::Readable { len, .. } = proof else { panic!("{proof:?}") };
         assert_eq!(len, text.len());
     }
+
+    // Ivs and mechanisms that SoftHSM2 does not know reach it, and are refused as this record's fault.
+    let mut refused = |mechanism, iv: Option<&[u8]>| {
+        let kek = hsm::WrappedKek { mechanism, iv: iv.map(<[u8]>::to_vec), ..wrapped.clone() };
+        let proof = hsm.prove(&kek, &payload(&secrets[0])).unwrap();
+        let hsm::Proof::Refused { ckr } = proof else { panic!("{proof:?}") };
+        ckr
+    };
+    let pad = hsm::WrapMechanism::AesKeyWrapPad;
+    assert_eq!(refused(pad, Some(&[7; 8])), "C_UnwrapKey: CKR_ARGUMENTS_BAD");
+    assert_eq!(refused(pad, Some(&[7; 5])), "an iv of 5 bytes does not fit CKM_AES_KEY_WRAP_PAD");
+    assert_eq!(refused(hsm::WrapMechanism::AesKeyWrapKwp, Some(&[7; 4])), "C_UnwrapKey: CKR_MECHANISM_INVALID");
+    assert_eq!(refused(hsm::WrapMechanism::AesCbcPad, None), "C_UnwrapKey: CKR_MECHANISM_INVALID");
 }
 
 #[test]
@@ -531,10 +544,12 @@ fn a_module_that_is_none_is_named() {
     let mut config = lab.plain();
     config.module = lab.path("missing.so");
     let error = Hsm::spawn(&config).unwrap_err().to_string();
-    assert!(
-        error.contains("missing.so: cannot open shared object file") && error.contains("check library_path"),
-        "{error}"
+    let expected = format!(
+        "cannot use PKCS#11 module {}: cannot open shared object file: No such file or directory; \
+         check library_path in [p11_crypto_plugin]",
+        config.module.display()
     );
+    assert_eq!(error, expected);
 
     let library = lab.path("library.so");
     command::run(&["cc", "-shared", "-x", "c", "/dev/null", "-o", library.to_str().unwrap()], &[]).unwrap();
@@ -639,6 +654,9 @@ fn trouble_with_the_token_is_never_a_verdict() {
     }
     let error = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_OpenSession:1:0xb1")])).unwrap_err();
     assert!(error.to_string().contains("C_OpenSession answered CKR_SESSION_COUNT while opening the token"), "{error}");
+    let mut keys = lab.keys(&Config { hmac_mechanism: HmacMechanism::AesMac, ..lab.plain() });
+    let error = judge(&p11_keks()[0], &mut keys).unwrap_err().to_string();
+    assert!(error.contains("C_VerifyInit answered CKR_MECHANISM_INVALID"), "{error}");
     // A new signature is not believed before the token has verified it.
     let mut hsm = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_Verify:3:0xc0")])).unwrap();
     let error = resign(&p11_keks()[0], &mut hsm).unwrap_err().to_string();
