@@ -616,7 +616,7 @@ fn a_module_that_hangs_is_ended() {
     let lab = Lab::new();
     for fault in ["C_Login:1:hang", "C_Verify:3:hang", "C_Logout:1:hang"] {
         let mut config = lab.liberty(&[("P11SHIM_FAULT", fault)]);
-        config.timeout = Duration::from_millis(1500);
+        config.timeout = Duration::from_secs(3);
         let start = Instant::now();
         let spawned = Hsm::spawn(&config);
         let pid = spawned.as_ref().ok().and_then(Hsm::worker_pid);
@@ -629,9 +629,9 @@ fn a_module_that_hangs_is_ended() {
         } else {
             let error = outcome.unwrap_err();
             let timed_out = matches!(error.downcast_ref(), Some(Error::TimedOut { .. }));
-            assert!(timed_out && error.to_string().contains("did not answer within 1.5 s while "), "{error}");
+            assert!(timed_out && error.to_string().contains("did not answer within 3 s while "), "{error}");
         }
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < Duration::from_secs(30));
         pid.into_iter().for_each(assert_reaped);
     }
 }
@@ -697,11 +697,17 @@ fn the_pin_is_nowhere_to_be_seen() {
     let of = |name: &str| String::from_utf8(fs::read(format!("/proc/{pid}/{name}")).unwrap()).unwrap();
     let worker = config.worker.display();
     assert_eq!(of("cmdline"), format!("{worker}\0hsm-worker\0"));
-    let environ = of("environ");
-    let mut environ: Vec<_> = environ.split_terminator('\0').collect();
-    environ.sort_unstable();
-    let conf = format!("SOFTHSM2_CONF={}", lab.path("softhsm2.conf").display());
-    assert_eq!(environ, ["P11SHIM_LIBERTY=1", &conf]);
+    if geteuid().is_root() {
+        let environ = of("environ");
+        let mut environ: Vec<_> = environ.split_terminator('\0').collect();
+        environ.sort_unstable();
+        let conf = format!("SOFTHSM2_CONF={}", lab.path("softhsm2.conf").display());
+        assert_eq!(environ, ["P11SHIM_LIBERTY=1", &conf]);
+    } else {
+        // The worker cannot be looked into even by its own user.
+        let denied = fs::read(format!("/proc/{pid}/environ")).unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::PermissionDenied);
+    }
     assert!(of("status").contains("NoNewPrivs:\t1"));
     let core = of("limits").lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
