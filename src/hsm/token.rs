@@ -295,7 +295,9 @@ fn load(open: &Open) -> Result<Pkcs11, Failure> {
         let why = if let Error::MissingSymbol(symbol) = error {
             format!("it has no {symbol}, so it is no PKCS#11 module")
         } else if let Error::LibraryLoading(error) = error {
-            error.to_string()
+            let why = error.to_string();
+            let named = format!("{}: ", open.module.display()); // the error names it already
+            why.strip_prefix(&named).unwrap_or(&why).to_owned()
         } else {
             code(&error)
         };

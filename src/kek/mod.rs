@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    meta::{KekMeta, SecretMeta, decode_base64},
+    meta::{HEX_TEXT, KekMeta, SecretMeta, decode_base64, is_hex_text},
     simple::{ProjectKey, Unusable},
 };
 pub use self::{
@@ -383,7 +383,7 @@ fn project_key(kek: &KekRow, keys: &Keys) -> Result<ProjectKey, Unusable> {
 
 fn simple_secret(secret: &SecretRow, key: Result<ProjectKey, Unusable>) -> SecretVerdict {
     let read = || {
-        let token = decode_base64(secret.cypher_text.as_deref().unwrap_or_default()).map_err(Unusable::Malformed)?;
+        let token = ciphertext(secret).map_err(Unusable::Malformed)?;
         let token = String::from_utf8(token).map_err(|_| Unusable::Malformed("is not a Fernet token".to_owned()))?;
         key?.decrypts(&token)
     };
@@ -391,6 +391,14 @@ fn simple_secret(secret: &SecretRow, key: Result<ProjectKey, Unusable>) -> Secre
         Ok(()) => SecretVerdict::Proved { mechanism: None },
         Err(Unusable::Malformed(why)) => SecretVerdict::unreadable(format!("cypher_text {why}")),
         Err(Unusable::Refused(why)) => SecretVerdict::unreadable(format!("cypher_text: {why}")),
+    }
+}
+
+fn ciphertext(secret: &SecretRow) -> Result<Vec<u8>, String> {
+    match secret.cypher_text.as_deref() {
+        None => Err("is null".to_owned()),
+        Some(text) if is_hex_text(text) => Err(HEX_TEXT.to_owned()),
+        Some(text) => decode_base64(text),
     }
 }
 
@@ -404,8 +412,7 @@ fn p11_payload(
         .map_err(|why| format!("KEK {}: plugin_meta: {why}", kek.id))?;
     let meta = secret.kek_meta_extended.as_deref().ok_or("kek_meta_extended is null")?;
     let meta = SecretMeta::parse(meta).map_err(|why| format!("kek_meta_extended: {why}"))?;
-    let data = decode_base64(secret.cypher_text.as_deref().ok_or("cypher_text is null")?)
-        .map_err(|why| format!("cypher_text {why}"))?;
+    let data = ciphertext(secret).map_err(|why| format!("cypher_text {why}"))?;
     let mechanisms = meta.mechanism.map_or_else(|| candidates.to_vec(), |mechanism| vec![mechanism]);
     if mechanisms.is_empty() {
         return Err("it records no mechanism, and none to try is known".to_owned());

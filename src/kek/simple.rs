@@ -7,6 +7,8 @@ use fernet::Fernet;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
+use super::meta::{HEX_TEXT, is_hex_text};
+
 /// Fernet tokens carry the time they were made, and the crate refuses one from the future. Barbican
 /// does not look at it, and a wrong clock must not make a secret unreadable: so the clock is
 /// taken to be at its end, with room for the tolerance the crate adds.
@@ -90,9 +92,8 @@ pub(super) enum Unusable {
 
 /// Whether the text is a Fernet token at all.
 fn check_shape(text: &str) -> Result<(), Unusable> {
-    if text.starts_with("\\x") {
-        let why = "is hexadecimal text, as barbican on Python 3 leaves it in PostgreSQL, unreadable to itself";
-        return Err(Unusable::Malformed(why.to_owned()));
+    if is_hex_text(text) {
+        return Err(Unusable::Malformed(HEX_TEXT.to_owned()));
     }
     let token = url_safe(text);
     let token = URL_SAFE_NO_PAD.decode(token.trim_end_matches('='));

@@ -366,6 +366,19 @@ fn records_of_later_releases_are_proved() {
         let hsm::Proof::Readable { len, .. } = proof else { panic!("{proof:?}") };
         assert_eq!(len, text.len());
     }
+
+    // Ivs and mechanisms that SoftHSM2 does not know reach it, and are refused as this record's fault.
+    let mut refused = |mechanism, iv: Option<&[u8]>| {
+        let kek = hsm::WrappedKek { mechanism, iv: iv.map(<[u8]>::to_vec), ..wrapped.clone() };
+        let proof = hsm.prove(&kek, &payload(&secrets[0])).unwrap();
+        let hsm::Proof::Refused { ckr } = proof else { panic!("{proof:?}") };
+        ckr
+    };
+    let pad = hsm::WrapMechanism::AesKeyWrapPad;
+    assert_eq!(refused(pad, Some(&[7; 8])), "C_UnwrapKey: CKR_ARGUMENTS_BAD");
+    assert_eq!(refused(pad, Some(&[7; 5])), "an iv of 5 bytes does not fit CKM_AES_KEY_WRAP_PAD");
+    assert_eq!(refused(hsm::WrapMechanism::AesKeyWrapKwp, Some(&[7; 4])), "C_UnwrapKey: CKR_MECHANISM_INVALID");
+    assert_eq!(refused(hsm::WrapMechanism::AesCbcPad, None), "C_UnwrapKey: CKR_MECHANISM_INVALID");
 }
 
 #[test]
@@ -531,10 +544,12 @@ fn a_module_that_is_none_is_named() {
     let mut config = lab.plain();
     config.module = lab.path("missing.so");
     let error = Hsm::spawn(&config).unwrap_err().to_string();
-    assert!(
-        error.contains("missing.so: cannot open shared object file") && error.contains("check library_path"),
-        "{error}"
+    let expected = format!(
+        "cannot use PKCS#11 module {}: cannot open shared object file: No such file or directory; \
+         check library_path in [p11_crypto_plugin]",
+        config.module.display()
     );
+    assert_eq!(error, expected);
 
     let library = lab.path("library.so");
     command::run(&["cc", "-shared", "-x", "c", "/dev/null", "-o", library.to_str().unwrap()], &[]).unwrap();
@@ -601,7 +616,7 @@ fn a_module_that_hangs_is_ended() {
     let lab = Lab::new();
     for fault in ["C_Login:1:hang", "C_Verify:3:hang", "C_Logout:1:hang"] {
         let mut config = lab.liberty(&[("P11SHIM_FAULT", fault)]);
-        config.timeout = Duration::from_millis(1500);
+        config.timeout = Duration::from_secs(3);
         let start = Instant::now();
         let spawned = Hsm::spawn(&config);
         let pid = spawned.as_ref().ok().and_then(Hsm::worker_pid);
@@ -614,9 +629,9 @@ fn a_module_that_hangs_is_ended() {
         } else {
             let error = outcome.unwrap_err();
             let timed_out = matches!(error.downcast_ref(), Some(Error::TimedOut { .. }));
-            assert!(timed_out && error.to_string().contains("did not answer within 1.5 s while "), "{error}");
+            assert!(timed_out && error.to_string().contains("did not answer within 3 s while "), "{error}");
         }
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < Duration::from_secs(30));
         pid.into_iter().for_each(assert_reaped);
     }
 }
@@ -639,6 +654,9 @@ fn trouble_with_the_token_is_never_a_verdict() {
     }
     let error = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_OpenSession:1:0xb1")])).unwrap_err();
     assert!(error.to_string().contains("C_OpenSession answered CKR_SESSION_COUNT while opening the token"), "{error}");
+    let mut keys = lab.keys(&Config { hmac_mechanism: HmacMechanism::AesMac, ..lab.plain() });
+    let error = judge(&p11_keks()[0], &mut keys).unwrap_err().to_string();
+    assert!(error.contains("C_VerifyInit answered CKR_MECHANISM_INVALID"), "{error}");
     // A new signature is not believed before the token has verified it.
     let mut hsm = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_Verify:3:0xc0")])).unwrap();
     let error = resign(&p11_keks()[0], &mut hsm).unwrap_err().to_string();
@@ -679,11 +697,17 @@ fn the_pin_is_nowhere_to_be_seen() {
     let of = |name: &str| String::from_utf8(fs::read(format!("/proc/{pid}/{name}")).unwrap()).unwrap();
     let worker = config.worker.display();
     assert_eq!(of("cmdline"), format!("{worker}\0hsm-worker\0"));
-    let environ = of("environ");
-    let mut environ: Vec<_> = environ.split_terminator('\0').collect();
-    environ.sort_unstable();
-    let conf = format!("SOFTHSM2_CONF={}", lab.path("softhsm2.conf").display());
-    assert_eq!(environ, ["P11SHIM_LIBERTY=1", &conf]);
+    if geteuid().is_root() {
+        let environ = of("environ");
+        let mut environ: Vec<_> = environ.split_terminator('\0').collect();
+        environ.sort_unstable();
+        let conf = format!("SOFTHSM2_CONF={}", lab.path("softhsm2.conf").display());
+        assert_eq!(environ, ["P11SHIM_LIBERTY=1", &conf]);
+    } else {
+        // The worker cannot be looked into even by its own user.
+        let denied = fs::read(format!("/proc/{pid}/environ")).unwrap_err();
+        assert_eq!(denied.kind(), std::io::ErrorKind::PermissionDenied);
+    }
     assert!(of("status").contains("NoNewPrivs:\t1"));
     let core = of("limits").lines().find(|line| line.starts_with("Max core file size")).unwrap().to_owned();
     assert_eq!(core.split_whitespace().collect::<Vec<_>>()[4..6], ["0", "0"]);
