@@ -1,5 +1,6 @@
 //! What is wrong with a paste file for a given version of Barbican.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::model::{Found, Known, Model, Pipeline, Section, Type, Want, factories, url_path};
 use crate::ini::{Dialect, Document, Error};
+use crate::release::{PasteFacts, PasteTrait};
 
 /// Whether Barbican works with the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -133,7 +135,8 @@ pub fn check(document: &Document, dialect: Dialect, version: &str) -> Result<Vec
             return Ok(problems);
         }
     };
-    let mut walk = Walk { model: &model, major, dialect, seen: Vec::new(), open: Vec::new(), problems };
+    let mut walk = Walk::new(&model, major, dialect);
+    walk.problems = problems;
     walk.name(Want::App, "main", None);
     let Walk { seen, mut problems, .. } = walk;
     for section in seen {
@@ -153,6 +156,40 @@ pub fn check(document: &Document, dialect: Dialect, version: &str) -> Result<Vec
 /// The reader refuses the file.
 pub fn v1_access(document: &Document, dialect: Dialect) -> Result<V1, Error> {
     Ok(v1_of(&Model::read(document, dialect)?).0)
+}
+
+/// What the notes of a release ask about the file.
+///
+/// # Errors
+/// The reader refuses the file.
+pub fn facts(document: &Document, dialect: Dialect) -> Result<PasteFacts, Error> {
+    let model = Model::read(document, dialect)?;
+    let mut walk = Walk::new(&model, 0, dialect);
+    walk.name(Want::App, "main", None);
+    let words = walk.seen.iter().flat_map(|section| section.words());
+    let used = walk.seen.iter().map(|section| model.section_known(section));
+    let reached: Vec<_> = words.map(|word| model.known(Want::Filter, word)).chain(used).flatten().collect();
+    let authtoken = |section: &&Section| {
+        let known = model.section_known(section);
+        section.kind == Type::Filter && matches!(known, Some(Known::Authtoken | Known::OldAuthtoken))
+    };
+    let sets = |names: &[&str]| {
+        let mut sections = model.sections.iter().filter(authtoken);
+        sections.any(|section| names.iter().any(|name| section.option(name).is_some()))
+    };
+    let traits = [
+        (PasteTrait::V1Unauthenticated, v1_of(&model).0 == V1::Unauthenticated),
+        (PasteTrait::AuthtokenCredentials, sets(&LEGACY_AUTH) || sets(&CREDENTIALS)),
+        (PasteTrait::AuthtokenHostTrio, sets(&["auth_host", "auth_port", "auth_protocol"])),
+        (PasteTrait::ProfileReachable, reached.contains(&Known::Profile)),
+        (PasteTrait::AuditReachable, reached.contains(&Known::Audit)),
+    ];
+    let own = model.sections.iter().filter_map(|section| model.section_factory(section));
+    let named = model.sections.iter().flat_map(Section::words).filter_map(|word| model.factory(Want::Filter, word));
+    Ok(PasteFacts {
+        traits: traits.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect(),
+        factories: own.chain(named).map(|factory| factory.0).collect::<BTreeSet<String>>(),
+    })
 }
 
 /// The urlmap that maps `/v1`: `main` itself, or a urlmap that its `/` leads
@@ -332,6 +369,10 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn new(model: &'a Model, major: u32, dialect: Dialect) -> Walk<'a> {
+        Walk { model, major, dialect, seen: Vec::new(), open: Vec::new(), problems: Vec::new() }
+    }
+
     fn report(&mut self, section: Option<&Section>, kind: ProblemKind, severity: Severity, text: String) {
         let (name, line) = section.map_or((String::new(), 1), |section| (section.full.clone(), section.line));
         self.problems.push(Problem { kind, severity, section: name, line, text });
