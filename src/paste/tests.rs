@@ -387,7 +387,8 @@ fn problems_of_what_main_reaches() {
     let micro = "[filter:x]\npaste.filter_factory = barbican.api.middleware.microversion:M.factory\n";
     let login = "[filter:x]\nuse = egg:keystonemiddleware#auth_token\nadmin_password = hunter2\n";
     let new_login = "[filter:x]\nuse = egg:keystonemiddleware#auth_token\npassword = hunter2\nauth_url = u\n";
-    let cases: [(&str, &str, &str, &[(K, Severity)]); 22] = [
+    type Case<'a> = (&'a str, &'a str, &'a str, &'a [(K, Severity)]);
+    let cases: [Case<'_>; 22] = [
         ("token context main-api", "", "23.0.0", &[]),
         ("token context nobody", "", "23.0.0", &[(K::NotFound, Blocker), (K::NoV1, Warning)]),
         ("nobody context main-api", "", "23.0.0", &[(K::NotFound, Blocker)]),
