@@ -1,5 +1,6 @@
 //! What is wrong with a paste file for a given version of Barbican.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use serde::Serialize;
 
 use super::model::{Found, Known, Model, Pipeline, Section, Type, Want, factories, url_path};
 use crate::ini::{Dialect, Document, Error};
+use crate::release::{PasteFacts, PasteTrait};
 
 /// Whether Barbican works with the problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -133,7 +135,8 @@ pub fn check(document: &Document, dialect: Dialect, version: &str) -> Result<Vec
             return Ok(problems);
         }
     };
-    let mut walk = Walk { model: &model, major, dialect, seen: Vec::new(), open: Vec::new(), problems };
+    let mut walk = Walk::new(&model, major, dialect);
+    walk.problems = problems;
     walk.name(Want::App, "main", None);
     let Walk { seen, mut problems, .. } = walk;
     for section in seen {
@@ -152,7 +155,41 @@ pub fn check(document: &Document, dialect: Dialect, version: &str) -> Result<Vec
 /// # Errors
 /// The reader refuses the file.
 pub fn v1_access(document: &Document, dialect: Dialect) -> Result<V1, Error> {
-    Ok(v1_of(&Model::read(document, dialect)?).0)
+    Ok(v1_of(&Model::read(document, dialect)?))
+}
+
+/// What the notes of a release ask about the file.
+///
+/// # Errors
+/// The reader refuses the file.
+pub fn facts(document: &Document, dialect: Dialect) -> Result<PasteFacts, Error> {
+    let model = Model::read(document, dialect)?;
+    let mut walk = Walk::new(&model, 0, dialect);
+    walk.name(Want::App, "main", None);
+    let words = walk.seen.iter().flat_map(|section| section.words());
+    let used = walk.seen.iter().map(|section| model.section_known(section));
+    let reached: Vec<_> = words.map(|word| model.known(Want::Filter, word)).chain(used).flatten().collect();
+    let authtoken = |section: &&Section| {
+        let known = model.section_known(section);
+        section.kind == Type::Filter && matches!(known, Some(Known::Authtoken | Known::OldAuthtoken))
+    };
+    let sets = |names: &[&str]| {
+        let mut sections = model.sections.iter().filter(authtoken);
+        sections.any(|section| names.iter().any(|name| section.option(name).is_some()))
+    };
+    let traits = [
+        (PasteTrait::V1Unauthenticated, v1_of(&model) == V1::Unauthenticated),
+        (PasteTrait::AuthtokenCredentials, sets(&LEGACY_AUTH) || sets(&CREDENTIALS)),
+        (PasteTrait::AuthtokenHostTrio, sets(&["auth_host", "auth_port", "auth_protocol"])),
+        (PasteTrait::ProfileReachable, reached.contains(&Known::Profile)),
+        (PasteTrait::AuditReachable, reached.contains(&Known::Audit)),
+    ];
+    let own = model.sections.iter().filter_map(|section| model.section_factory(section));
+    let named = model.sections.iter().flat_map(Section::words).filter_map(|word| model.factory(Want::Filter, word));
+    Ok(PasteFacts {
+        traits: traits.into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect(),
+        factories: own.chain(named).map(|factory| factory.0).collect::<BTreeSet<String>>(),
+    })
 }
 
 /// The urlmap that maps `/v1`: `main` itself, or a urlmap that its `/` leads
@@ -182,23 +219,22 @@ fn target<'a>(map: &'a Section, path: &str) -> Option<&'a str> {
     targets.find(|(key, _)| url_path(key) == Some(path)).map(|(_, name)| name)
 }
 
-/// The answer, and the section in which the way ends.
-fn v1_of(model: &Model) -> (V1, Option<&Section>) {
+fn v1_of(model: &Model) -> V1 {
     let Found::Section(main) = model.find(Want::App, "main") else {
-        return (V1::Missing, None);
+        return V1::Missing;
     };
     let mut section = main;
     if main.kind == Type::Composite {
         if model.section_known(main) != Some(Known::Urlmap) {
-            return (V1::Opaque, Some(main));
+            return V1::Opaque;
         }
         let Some(map) = v1_map(model) else {
-            return (V1::Missing, Some(main));
+            return V1::Missing;
         };
         match model.find(Want::App, target(map, "/v1").unwrap_or_default()) {
             Found::Section(next) => section = next,
-            Found::Uri(_) => return (V1::Other, Some(map)),
-            Found::Missing | Found::Ambiguous => return (V1::Missing, Some(map)),
+            Found::Uri(_) => return V1::Other,
+            Found::Missing | Found::Ambiguous => return V1::Missing,
         }
     }
     let mut filters = Vec::new();
@@ -220,29 +256,30 @@ fn v1_of(model: &Model) -> (V1, Option<&Section>) {
         match model.find(Want::App, next) {
             Found::Section(found) => section = found,
             Found::Uri(_) => break,
-            Found::Missing | Found::Ambiguous => return (V1::Missing, Some(section)),
+            Found::Missing | Found::Ambiguous => return V1::Missing,
         }
     }
     let passes = |known: Known| filters.contains(&Some(known));
-    let access = if passes(Known::Unauthenticated) {
+    if passes(Known::Unauthenticated) {
         V1::Unauthenticated
     } else if passes(Known::Authtoken) || passes(Known::OldAuthtoken) {
         V1::Keystone
     } else {
         V1::Other
-    };
-    (access, Some(section))
+    }
 }
 
 fn v1_problem(model: &Model, major: u32) -> Option<Problem> {
-    let (access, section) = v1_of(model);
-    let line = section.map_or(1, |section| section.line);
-    let section = v1_map(model).map_or("composite:main", |map| &map.full);
+    let map = match model.find(Want::App, "main") {
+        Found::Section(main) => v1_map(model).or(Some(main)),
+        Found::Uri(_) | Found::Missing | Found::Ambiguous => None,
+    };
+    let (section, line) = map.map_or(("composite:main", 1), |map| (map.full.as_str(), map.line));
     let problem = |kind, severity, text: &str| {
         let text = text.to_owned();
         Some(Problem { kind, severity, section: section.to_owned(), line, text })
     };
-    match access {
+    match v1_of(model) {
         V1::Keystone | V1::Other => None,
         V1::Unauthenticated if major >= 22 => problem(
             ProblemKind::Unauthenticated,
@@ -287,7 +324,10 @@ const ORDER: [(Known, &str, Known, &str); 7] = [
 
 fn order(pipeline: &Pipeline) -> Vec<Problem> {
     let mut wrong = Vec::new();
-    if pipeline.find(Known::Cors).is_some_and(|place| place > 0) {
+    // A healthcheck answers before anything else; Debian 11 had it so.
+    let before_cors = pipeline.filters.iter().take_while(|filter| filter.known != Some(Known::Cors));
+    let mut before_cors = before_cors.filter(|filter| filter.known != Some(Known::HealthcheckFilter));
+    if pipeline.find(Known::Cors).is_some() && before_cors.next().is_some() {
         wrong.push("cors does not come first".to_owned());
     }
     for (first, first_name, second, second_name) in ORDER {
@@ -332,6 +372,10 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn new(model: &'a Model, major: u32, dialect: Dialect) -> Walk<'a> {
+        Walk { model, major, dialect, seen: Vec::new(), open: Vec::new(), problems: Vec::new() }
+    }
+
     fn report(&mut self, section: Option<&Section>, kind: ProblemKind, severity: Severity, text: String) {
         let (name, line) = section.map_or((String::new(), 1), |section| (section.full.clone(), section.line));
         self.problems.push(Problem { kind, severity, section: name, line, text });
@@ -460,7 +504,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Options in the section were the shipped way up to Mitaka.
     fn authtoken(&mut self, section: &Section) {
+        if self.major < 3 {
+            return;
+        }
         let present = |names: &[&'static str]| {
             let names = names.iter().filter(|name| section.option(name).is_some());
             names.copied().collect::<Vec<_>>().join(", ")

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ini::{Dialect, Document, Error};
 
-pub use check::{Problem, ProblemKind, Severity, V1, check, v1_access};
+pub use check::{Problem, ProblemKind, Severity, V1, check, facts, v1_access};
 
 /// An edit of the paste file that a release of Barbican asks for. Every rule
 /// leaves alone what is there already, so it can be applied any number of

@@ -90,6 +90,7 @@ pub(super) enum Known {
     HealthcheckFilter,
     HealthcheckApp,
     Ssl,
+    Profile,
     Urlmap,
     MainApp,
     VersionApp,
@@ -130,6 +131,7 @@ impl Factory {
             ("barbican.api.app", "create_main_app") => Known::MainApp,
             ("barbican.api.app", "create_version_app") => Known::VersionApp,
             ("barbican.api.app", "create_admin_app") => Known::AdminApp,
+            ("egg", "repoze-profile#main") | ("repoze.profile", _) => Known::Profile,
             ("egg", "paste#urlmap") | ("paste.urlmap", "urlmap_factory") => Known::Urlmap,
             ("egg", name) => oslo(name.strip_prefix("oslo-middleware#")?, "", attribute)?,
             (module, class) if module == "oslo_middleware" || module.starts_with("oslo_middleware.") => {
@@ -365,14 +367,9 @@ fn is_uri(name: &str) -> bool {
     scheme.is_some_and(|s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphabetic()))
 }
 
-/// The path of a urlmap key: without scheme and host, without slashes at its
-/// end; `None` for the forms that name a domain or port.
+/// The path of a urlmap key, which may have `domain` and `port` before it;
+/// without slashes at its end.
 pub(super) fn url_path(key: &str) -> Option<&str> {
-    let key = key.trim();
-    let path = match key.strip_prefix("http://").or_else(|| key.strip_prefix("https://")) {
-        Some(rest) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default(),
-        None if key.starts_with('/') => key,
-        None => return None,
-    };
+    let path = key.split_whitespace().next_back().filter(|path| path.starts_with('/'))?;
     Some(path.trim_end_matches('/'))
 }
