@@ -306,6 +306,16 @@ fn waiting_has_an_end() {
 }
 
 #[test]
+fn a_start_that_is_under_way_is_stopped_too() {
+    let machine = Machine::boot();
+    machine.install(API, "Type=notify\nExecStart=/bin/sleep infinity");
+    machine.run("systemctl start --no-block barbican-api").unwrap();
+    // The end of its start job, canceled by ours, is not the end of ours.
+    assert_eq!(machine.systemd().stop(&names(&[API])).unwrap(), [API]);
+    assert_eq!(machine.active(API), "inactive");
+}
+
+#[test]
 fn a_start_that_gets_in_between_is_an_error() {
     let machine = Machine::boot();
     machine.install_and_start(API, &format!("{SLEEPS}\nExecStop=/bin/systemctl start --no-block barbican-api"));
