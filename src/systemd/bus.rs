@@ -65,6 +65,15 @@ impl Properties {
         T::try_from(value).map_err(|e| anyhow!(e.into()).context(format!("property {name}")))
     }
 
+    /// Takes one out that came with a later release of systemd: without it, it cannot have been set.
+    pub(super) fn take_newer<T>(&mut self, name: &str) -> Result<T>
+    where
+        T: TryFrom<OwnedVariant> + Default,
+        T::Error: Into<zbus::Error>,
+    {
+        if self.0.contains_key(name) { self.take(name) } else { Ok(T::default()) }
+    }
+
     /// Takes a string out; the empty one is what systemd gives for "not set".
     pub(super) fn take_set(&mut self, name: &str) -> Result<Option<String>> {
         Ok(Some(self.take::<String>(name)?).filter(|text| !text.is_empty()))
@@ -96,4 +105,9 @@ pub(super) async fn pass(time: Duration) -> Result<()> {
 /// Whether systemd answered that it does not know the unit (any more).
 pub(super) fn is_unknown_unit(error: &zbus::Error) -> bool {
     matches!(error, zbus::Error::MethodError(name, ..) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit")
+}
+
+/// Whether this systemd is too old to know the call.
+pub(super) fn is_unknown_call(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::FDO(e) if matches!(**e, zbus::fdo::Error::UnknownMethod(_)))
 }

@@ -1,12 +1,13 @@
 //! Stopping and starting: jobs, and what is true after them.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use zbus::OwnedObjectPath;
 
-use super::bus::{Exec, JobRemovedStream, is_unknown_unit, next, pass, within};
-use super::{Error, Loaded, Result, Systemd, at_rest};
+use super::bus::{Exec, JobRemovedStream, is_unknown_call, is_unknown_unit, next, pass, within};
+use super::{Error, Loaded, Result, Systemd, at_rest, cgroup};
 use crate::units::full_name;
 
 /// What is waited beyond the time that a unit's settings give a stop: systemd itself may be busy.
@@ -113,20 +114,33 @@ impl Systemd {
 
     /// Waits until no process is left in the unit's control group; returns those that stay.
     async fn emptied(&self, unit: &str) -> Result<Vec<u32>> {
-        let began = Instant::now();
+        let (began, limit) = (Instant::now(), self.longest.map_or(EMPTY, |longest| longest.min(EMPTY)));
         loop {
-            let pids: Vec<u32> = match self.manager.get_unit_processes(unit).await {
-                Ok(processes) => processes.into_iter().map(|(_, pid, _)| pid).collect(),
-                // Unloaded, which systemd does only with a unit whose control group is empty.
-                Err(e) if is_unknown_unit(&e) => Vec::new(),
-                Err(e) => return Err(anyhow!(e).context(format!("asking for the processes of {unit}")).into()),
-            };
-            if pids.is_empty() || began.elapsed() > EMPTY {
+            let pids = self.processes(unit).await?;
+            if pids.is_empty() || began.elapsed() > limit {
                 return Ok(pids);
             }
             // Nothing tells of the last exit: systemd has no signal for it, and cgroups of version 1 have none in a container.
             pass(Duration::from_millis(20)).await?;
         }
+    }
+
+    async fn processes(&self, unit: &str) -> Result<Vec<u32>> {
+        match self.manager.get_unit_processes(unit).await {
+            Ok(processes) => Ok(processes.into_iter().map(|(_, pid, _)| pid).collect()),
+            // Unloaded, which systemd does only with a unit whose control group is empty.
+            Err(e) if is_unknown_unit(&e) => Ok(Vec::new()),
+            // Older than release 230, as on the hosts that the first releases of Barbican ran on.
+            Err(e) if is_unknown_call(&e) => self.processes_by_files(unit).await,
+            Err(e) => Err(anyhow!(e).context(format!("asking for the processes of {unit}")).into()),
+        }
+    }
+
+    async fn processes_by_files(&self, unit: &str) -> Result<Vec<u32>> {
+        let Some(unit) = self.load(unit).await? else { return Ok(Vec::new()) };
+        let Some(mut service) = self.service_properties(&unit).await? else { return Ok(Vec::new()) };
+        let group = service.take_set("ControlGroup")?;
+        Ok(group.map_or_else(|| Ok(Vec::new()), |group| cgroup::processes(Path::new("/sys/fs/cgroup"), &group))?)
     }
 
     async fn start_all(&self, names: &[String]) -> Result<Vec<String>> {

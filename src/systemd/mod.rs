@@ -3,6 +3,7 @@
 //! Synchronous for its callers. A job is awaited by its signal, asked for before the job is, and never for ever.
 
 mod bus;
+mod cgroup;
 mod environment;
 mod jobs;
 
@@ -309,7 +310,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         state.user = service.take_set("User")?;
         state.group = service.take_set("Group")?;
         let files: Vec<(String, bool)> = service.take("EnvironmentFiles")?;
-        let unset: Vec<String> = service.take("UnsetEnvironment")?;
+        let unset: Vec<String> = service.take_newer("UnsetEnvironment")?;
         state.environment = environment::resolve(root, service.take("Environment")?, &files, &unset)?;
         if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
             state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();

@@ -26,8 +26,11 @@ const RETRY: &str = "barbican-retry.service";
 /// A service as a package installs it, which sleeps.
 const SLEEPS: &str = "ExecStart=/bin/sleep infinity";
 /// One that only SIGKILL ends, also in its child.
-const STUBBORN: &str =
-    "ExecStart=/bin/sh -c 'trap \"\" TERM; sleep infinity & while :; do wait; done'\nTimeoutStopSec=2";
+const STUBBORN: &str = "Type=notify\nNotifyAccess=all\nTimeoutStopSec=2\n\
+    ExecStart=/bin/sh -c 'trap \"\" TERM; sleep infinity & systemd-notify --ready; while :; do wait; done'";
+/// One that leaves a process behind.
+const LEAVES_ONE: &str = "Type=notify\nNotifyAccess=all\nKillMode=process\n\
+    ExecStart=/bin/sh -c 'sleep 12345 & systemd-notify --ready; exec sleep infinity'";
 
 /// A booted container, gone when this is dropped.
 struct Machine {
@@ -160,8 +163,8 @@ fn stop_waits_for_all_and_start_brings_back_what_ran() {
 #[test]
 fn a_unit_that_had_failed_before_stays_failed() {
     let machine = Machine::boot();
-    machine.install(API, "ExecStart=/bin/false");
-    machine.run("systemctl start barbican-api; systemctl is-failed --wait barbican-api || true").unwrap();
+    machine.install(API, "Type=oneshot\nExecStart=/bin/false");
+    machine.run("systemctl start barbican-api").unwrap_err();
     let systemd = machine.systemd();
     systemd.stop(&known()).unwrap();
     assert_eq!(machine.active(API), "failed");
@@ -257,7 +260,7 @@ fn a_service_that_dies_after_its_start_is_seen_at_the_end() {
     machine.install(WORKER, "ExecStart=/bin/sh -c 'exit 4'");
     machine.install(
         API,
-        "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'systemctl is-failed --wait barbican-worker'",
+        "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'until systemctl is-failed barbican-worker; do :; done'",
     );
     machine.install(LISTENER, "ExecStart=/bin/sh -c 'exit 5'\nRestart=on-failure\nRestartSec=1h");
     machine.install(RETRY, "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/sh -c 'until systemctl show -P SubState barbican-keystone-listener | grep auto; do :; done'");
@@ -272,9 +275,10 @@ fn a_service_that_dies_after_its_start_is_seen_at_the_end() {
 fn a_process_that_survives_the_stop_is_named() {
     for hierarchy in [&[][..], &["--unified"]] {
         let machine = Machine::boot_with(hierarchy);
-        machine.install_and_start(WORKER, "ExecStart=/bin/sh -c 'sleep 12345 & exec sleep infinity'\nKillMode=process");
+        machine.install_and_start(WORKER, LEAVES_ONE);
         machine.install_and_start(API, STUBBORN);
-        let error = machine.systemd().stop(&known()).unwrap_err();
+        let systemd = machine.systemd().wait_at_most(Duration::from_secs(4));
+        let error = systemd.stop(&known()).unwrap_err();
         let Error::StillRunning { unit, pids } = &error else { panic!("{error:?}") };
         assert_eq!(unit, WORKER);
         assert_eq!(pids.iter().map(ToString::to_string).collect::<Vec<_>>(), machine.processes("sleep 12345"));
@@ -299,6 +303,16 @@ fn waiting_has_an_end() {
     machine.install(WORKER, "Type=notify\nExecStart=/bin/sleep infinity");
     let error = systemd.start(&names(&[WORKER])).unwrap_err();
     assert!(matches!(&error, Error::TimedOut { unit, .. } if unit == WORKER), "{error}");
+}
+
+#[test]
+fn a_start_that_is_under_way_is_stopped_too() {
+    let machine = Machine::boot();
+    machine.install(API, "Type=notify\nExecStart=/bin/sleep infinity");
+    machine.run("systemctl start --no-block barbican-api").unwrap();
+    // The end of its start job, canceled by ours, is not the end of ours.
+    assert_eq!(machine.systemd().stop(&names(&[API])).unwrap(), [API]);
+    assert_eq!(machine.active(API), "inactive");
 }
 
 #[test]
