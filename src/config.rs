@@ -148,11 +148,9 @@ impl Config {
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     const WHOLE: [&str; 6] = ["login", "kek", "connection", "sql_connection", "slave_connection", "transport_url"];
-    const PART: [&str; 5] = ["password", "passwd", "passphrase", "secret", "approle"];
-    WHOLE.contains(&name)
-        || name.contains("token_id")
-        || name == "root_token"
-        || PART.iter().any(|p| name.contains(p)) && !name.ends_with("_bytes")
+    const PART: [&str; 4] = ["password", "passwd", "passphrase", "secret_key"];
+    const END: [&str; 5] = ["secret", "secret_id", "token_id", "auth_token", "root_token"];
+    WHOLE.contains(&name) || PART.iter().any(|p| name.contains(p)) || END.iter().any(|e| name.ends_with(e))
 }
 
 /// A value as it may be shown: `***` for a secret, and in place of the user and password of a URL.

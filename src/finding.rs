@@ -113,7 +113,7 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
             finding.title.push_str(" (accepted)");
         }
     }
-    all.sort_by(|a, b| b.severity.cmp(&a.severity));
+    all.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     all
 }
 
@@ -132,11 +132,7 @@ fn way(case: &Case<'_>, all: &mut Vec<Finding>) {
     match case.draft {
         Ok(_) | Err(PathError::Same(_)) => {}
         Err(error) => {
-            let mut finding = Finding::fail("way", error.to_string());
-            let mut hints = error.hints().into_iter();
-            finding.remedy = hints.next();
-            finding.evidence = hints.collect();
-            all.push(finding);
+            all.push(Finding::fail("way", error.to_string()).remedy(error.hints().join("; ")));
         }
     }
 }
@@ -163,6 +159,7 @@ fn notes(case: &Case<'_>, all: &mut Vec<Finding>) {
 fn fast_forward(case: &Case<'_>) -> &'static str {
     match case.draft {
         Ok(draft) if draft.path.len() > 1 => " --fast-forward",
+        Err(PathError::Skip { .. }) => " --fast-forward",
         _ => "",
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
-use super::plan::{statements, who};
+use super::plan::{number, statements, who};
 use super::{Outcome, Session, run};
 use crate::cli::Db;
 use crate::db::{self, Access, Database, Dialect, Ledger, Orphans, Proof};
@@ -158,7 +158,7 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     let plan = schema_plan(session, &at, to)?;
     blockers(session, &deployment, &at, to)?;
     for (revision, sql) in statements(&deployment, &plan.steps)? {
-        session.ui.line(format!("{revision}: {} statements", sql.len()));
+        session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
     }
     if !session.confirm(yes, "Proceed?")? {
         return Ok((Exit::Done, "db current".to_owned()));

@@ -14,7 +14,7 @@ pub(super) fn notes(session: &mut Session, target: &Target, all: bool) -> Outcom
     let look = look(session, target, Depth::Shallow)?;
     let from = &look.deployment.from.release.name;
     session.ui.line(format!("{from} -> {}: what the releases ask of this deployment", look.to.name));
-    let json: Vec<_> = look.notes.iter().map(|n| to_json(n)).collect();
+    let json: Vec<_> = look.notes.iter().map(to_json).collect();
     session.ui.set("notes", json!(json));
     session.ui.set("changed", false);
     session.ui.set("from", look.deployment.from.release.id.as_str());

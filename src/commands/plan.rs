@@ -77,7 +77,7 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::MigrateSchema { release, from, to } => {
                 ui.line(format!("    {from} -> {to}, in one transaction (migrations/{release})"));
                 for (revision, statements) in revisions_of(step, sql) {
-                    ui.line(format!("    -- {revision}: {} statements", statements.len()));
+                    ui.line(format!("    -- {revision}: {}", number(statements.len(), "statement")));
                     for line in statements.iter().flat_map(|s| s.lines()) {
                         ui.line(format!("       {line}"));
                     }
@@ -104,6 +104,11 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             _ => {}
         }
     }
+}
+
+/// `1 statement`, `2 statements`.
+pub(super) fn number(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn count(count: Option<&crate::kek::Count>) -> usize {
@@ -255,10 +260,10 @@ pub(super) fn summary(ui: &mut Ui, look: &Look) {
     };
     ui.row("stops", &stops);
     let schema = draft.plan.steps.iter().filter(|s| matches!(s, Step::MigrateSchema { .. })).count();
-    let mut changes = vec![format!("{schema} schema steps")];
+    let mut changes = vec![number(schema, "schema step")];
     for file in &draft.files {
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
-        changes.push(format!("{name} ({} changes)", file.words.len()));
+        changes.push(format!("{name} ({})", number(file.words.len(), "change")));
     }
     ui.row("changes", &changes.join(", "));
     let backup = if draft.plan.steps.contains(&Step::BackUpDatabase) {

@@ -198,7 +198,7 @@ impl Sqlite {
     fn offence(&self, precondition: &Precondition) -> Result<Option<Offence>> {
         let read = || {
             let mut query = self.conn.prepare(&precondition.query)?;
-            let names: Vec<String> = query.column_names().into_iter().map(ToOwned::to_owned).collect();
+            let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
             let mut rows = query.query([])?;
             let mut lines = Vec::new();
             while let Some(row) = rows.next()? {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::site::boolean;
 use super::{Code, Host, Site};
 use crate::config::{Config, File, is_secret};
 use crate::db::{self, Access, Database};
@@ -86,7 +87,7 @@ fn enabled_plugins(config: &Config) -> Result<BTreeSet<String>> {
         Ok(if all.is_empty() { vec![default.to_owned()] } else { all })
     };
     let multiple = config.text("secretstore", "enable_multiple_secret_stores")?;
-    if multiple.is_some_and(|v| matches!(&*v.to_lowercase(), "true" | "1" | "yes" | "on")) {
+    if boolean("secretstore", "enable_multiple_secret_stores", multiple, false)? {
         let mut plugins = BTreeSet::new();
         for suffix in list("secretstore", "stores_lookup_suffix", "")? {
             let group = format!("secretstore:{suffix}");
@@ -202,6 +203,10 @@ fn paste_facts(document: &Document) -> PasteFacts {
             if has(&["identity_uri", "admin_user", "admin_password", "admin_tenant_name", "username", "password"]) {
                 facts.traits.insert(PasteTrait::AuthtokenCredentials);
             }
+            let old = ["identity_uri", "auth_host", "auth_port", "auth_protocol", "admin_user", "admin_password"];
+            if has(&old) || has(&["admin_tenant_name"]) {
+                facts.traits.insert(PasteTrait::AuthtokenOldOptions);
+            }
         }
         if reached.contains(section) && factory.is_some_and(|f| f.contains("repoze.profile")) {
             facts.traits.insert(PasteTrait::ProfileReachable);
@@ -261,7 +266,7 @@ mod tests {
                     [filter:audit]\npaste.filter_factory = keystonemiddleware.audit:filter_factory\n\
                     [filter:profile]\nuse = egg:repoze.profile\n[app:app]\npaste.app_factory = barbican.api.app:create_main_app\n";
         let facts = paste_facts(&Document::parse(text.as_bytes(), "p").unwrap());
-        let wanted = [PasteTrait::AuthtokenCredentials, PasteTrait::AuditReachable];
+        let wanted = [PasteTrait::AuthtokenCredentials, PasteTrait::AuthtokenOldOptions, PasteTrait::AuditReachable];
         assert_eq!(facts.traits, wanted.into_iter().collect());
         assert!(facts.factories.contains("egg:repoze.profile"));
     }

@@ -228,9 +228,7 @@ fn candidates(config: &Config) -> Result<Vec<DataMechanism>> {
 
 fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Config> {
     let text = |name: &str| config.text("p11_crypto_plugin", name);
-    let yes = |value: Option<String>, default: bool| {
-        value.map_or(default, |v| matches!(&*v.to_lowercase(), "true" | "1" | "yes" | "on"))
-    };
+    let yes = |name: &str, default: bool| -> Result<bool> { boolean("p11_crypto_plugin", name, text(name)?, default) };
     let module = match (&host.module, text("library_path")?) {
         (Some(module), _) => module.clone(),
         (None, Some(_)) if !host.root.is_host() => {
@@ -261,14 +259,24 @@ fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Confi
         module,
         pin: SecretString::from(pin.expose_secret().trim().to_owned()),
         token: Selector { serial: text("token_serial_number")?, labels, slot: slot.or(Some(1)) },
-        rw_session: yes(text("rw_session")?, true),
-        os_locking_ok: yes(text("os_locking_ok")?, false),
+        rw_session: yes("rw_session", true)?,
+        os_locking_ok: yes("os_locking_ok", false)?,
         hmac_key_type,
         hmac_mechanism,
         identity: identity(&host.root, services.user())?,
         environment: services.environment().unwrap_or_else(environment),
         timeout: host.settings.hsm_timeout,
     })
+}
+
+/// A boolean as oslo.config reads it.
+pub(super) fn boolean(group: &str, name: &str, value: Option<String>, default: bool) -> Result<bool> {
+    match value.map(|v| v.to_lowercase()).as_deref() {
+        None => Ok(default),
+        Some("true" | "1" | "yes" | "on") => Ok(true),
+        Some("false" | "0" | "no" | "off") => Ok(false),
+        Some(other) => bail!("[{group}] {name}: {other:?} is neither true nor false"),
+    }
 }
 
 /// Who the service is: the user of its unit, or `barbican` of the root, where we are root and there is one.

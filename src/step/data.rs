@@ -164,15 +164,24 @@ fn recorded_mechanism(row: &SecretRow) -> Option<String> {
     Some(value.get("mechanism")?.as_str()?.to_owned())
 }
 
-/// The p11 secrets without a mechanism that can be told, each with it; and how many cannot be told.
-fn tellable(context: &mut Context<'_>) -> Result<(Vec<(SecretRow, DataMechanism)>, usize, usize)> {
+/// The p11 secrets that name no mechanism.
+struct Nameless {
+    /// Those that a decryption told the mechanism of.
+    told: Vec<(SecretRow, DataMechanism)>,
+    /// How many no decryption tells.
+    not_told: usize,
+    /// How many p11 secrets there are in all.
+    all: usize,
+}
+
+fn nameless(context: &mut Context<'_>) -> Result<Nameless> {
     let database = context.site.open(Access::ReadOnly)?;
     let keks: BTreeMap<String, KekRow> = p11_rows(&database)?.into_iter().map(|k| (k.id.clone(), k)).collect();
     let rows: Vec<SecretRow> = database.secret_rows()?.into_iter().filter(|s| keks.contains_key(&s.kek_id)).collect();
     let all = rows.len();
     let without: Vec<SecretRow> = rows.into_iter().filter(|r| recorded_mechanism(r).is_none()).collect();
     if without.is_empty() {
-        return Ok((Vec::new(), 0, all));
+        return Ok(Nameless { told: Vec::new(), not_told: 0, all });
     }
     let keks: Vec<KekRow> = keks.into_values().collect();
     let survey = kek::survey(&keks, &without, context.site.keys(true)?)?;
@@ -183,11 +192,11 @@ fn tellable(context: &mut Context<'_>) -> Result<(Vec<(SecretRow, DataMechanism)
             _ => not_told += 1,
         }
     }
-    Ok((told, not_told, all))
+    Ok(Nameless { told, not_told, all })
 }
 
 pub(super) fn observe_mechanisms(context: &mut Context<'_>) -> Result<Observed> {
-    let (told, not_told, all) = tellable(context)?;
+    let Nameless { told, not_told, all } = nameless(context)?;
     if !told.is_empty() {
         return Ok(Observed::Before);
     }
@@ -196,14 +205,14 @@ pub(super) fn observe_mechanisms(context: &mut Context<'_>) -> Result<Observed> 
 }
 
 pub(super) fn prepare_mechanisms(context: &mut Context<'_>) -> Result<Undo> {
-    let rows = tellable(context)?.0.into_iter();
+    let rows = nameless(context)?.told.into_iter();
     let rows = rows.map(|(row, _)| KeptRow { id: row.id, old: row.kek_meta_extended }).collect();
     keep(context, MECHANISMS, "encrypted_data", "kek_meta_extended", rows)
 }
 
 /// Writes the mechanism into each secret that a decryption proved it for, all in one transaction.
 pub(super) fn record_mechanisms(context: &mut Context<'_>) -> Result<()> {
-    let (told, ..) = tellable(context)?;
+    let told = nameless(context)?.told;
     let mut database = context.site.open(Access::ReadWrite)?;
     database.transaction(|database| {
         for (row, mechanism) in &told {

@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-use content::{assert_kept, expected, fill, id, read};
-use keymgr_upgrade::db::{Access, Database, Error, Ledger, Orphans, Proof, chain, position};
+use content::{assert_kept, expected, fill, read};
+use keymgr_upgrade::db::{Access, Database, Error, Ledger, Orphans, chain, position};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
