@@ -14,6 +14,7 @@
 //! Values are never interpolated. PasteDeploy replaces `%(here)s` by the
 //! folder of the file, `%(__file__)s` by its path and `%(name)s` by an option
 //! of the same section or of `[DEFAULT]`; here they stay as they are written.
+//! So do the `$name` references of oslo.config.
 
 mod edit;
 mod line;

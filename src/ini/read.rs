@@ -53,6 +53,25 @@ impl Document {
         self.occurrences(dialect, section, key).into_iter().map(|at| self.value(dialect, at)).collect()
     }
 
+    /// The keys of a section with the values that count, in the order of
+    /// their first occurrence.
+    ///
+    /// # Errors
+    /// As [`Document::get`].
+    pub fn options(&self, dialect: Dialect, section: &str) -> Result<Vec<(String, String)>, Error> {
+        self.readable(dialect)?;
+        let mut options: Vec<(String, String)> = Vec::new();
+        for at in self.key_lines(dialect, section) {
+            let Some(key) = self.lines.get(at).and_then(Line::key) else { continue };
+            let value = self.value(dialect, at)?;
+            match options.iter_mut().find(|(name, _)| name == key) {
+                Some(known) => known.1 = value,
+                None => options.push((key.to_owned(), value)),
+            }
+        }
+        Ok(options)
+    }
+
     /// The value of a key cut at white space; empty when the key is absent.
     ///
     /// # Errors

@@ -312,6 +312,9 @@ fn sections_keys_and_lines() {
     assert_eq!(keys, [("k".into(), 2), ("l".into(), 4), ("k".into(), 7)]);
     assert_eq!(d.line_of(Paste2, "s", "k"), Some(7));
     assert_eq!(d.line_of(Paste2, "s", "x"), None);
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(d.options(Paste2, "s").unwrap(), [pair("k", "c"), pair("l", "b")]);
+    assert!(d.options(Paste3, "s").is_err());
     assert!(d.has_section(Oslo, "T") && !d.has_section(Paste2, "T"));
 }
 

@@ -229,15 +229,8 @@ impl Model {
             if model.sections.iter().any(|known| known.full == header.name) {
                 continue;
             }
-            let mut options: Vec<(String, String)> = Vec::new();
-            for key in document.keys(dialect, &header.name) {
-                let shadowed = model.defaults.contains(&key.name) || key.name.starts_with("set ");
-                let seen = options.iter().any(|(name, _)| *name == key.name);
-                if !shadowed && !seen {
-                    let value = document.get(dialect, &header.name, &key.name)?;
-                    options.push((key.name, value.unwrap_or_default()));
-                }
-            }
+            let mut options = document.options(dialect, &header.name)?;
+            options.retain(|(key, _)| !model.defaults.contains(key) && !key.starts_with("set "));
             model.sections.push(Section {
                 kind,
                 prefix: prefix.to_owned(),

@@ -265,6 +265,7 @@ fn steps_are_those_that_exist() {
         ("ocata", "http-proxy-to-wsgi"),
         ("wallaby", "healthcheck"),
         ("zed", "microversion"),
+        ("2026.1", "cors"),
         ("2026.1", "request-id"),
         ("2026.1", "drop-profile"),
     ];

@@ -294,7 +294,7 @@ fn oslo_config_reads_the_values_that_we_read() {
         "[a]\nkey-with-dash = 1\nkey_with_dash = 2\nKey = 3\nkey = 4",
         "[keystone_authtoken]\npassword = a = b : c\nauth_url: http://k:5000/v3\nmemcached_servers = h:11211 # no comment\n",
         "[a]\nlist = 1\n  # part of the value\n  2\n[b]\n[a]\nlist = 3\n",
-        "[Ä]\nschlüssel = grün\u{a0}\n",
+        "[\u{c4}]\nschl\u{fc}ssel = gr\u{fc}n\u{a0}\n",
         "  # indented comment\n[a]\nb = c\n",
         "[a]\n\n  # indented after a blank line\nb = c\n",
         "[a] # text behind\nb = c\n",
