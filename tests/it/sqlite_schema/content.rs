@@ -110,7 +110,7 @@ pub(crate) fn read(conn: &Connection) -> Content {
     let mut content = Content::new();
     for table in tables(conn) {
         let mut query = conn.prepare(&format!("SELECT * FROM {table} ORDER BY rowid")).unwrap();
-        let names: Vec<String> = query.column_names().into_iter().map(ToOwned::to_owned).collect();
+        let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
         let mut rows = query.query([]).unwrap();
         let mut n = 0;
         while let Some(row) = rows.next().unwrap() {
