@@ -26,11 +26,9 @@ impl Sqlite {
         let file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
         let mut copy = connect(&partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
         copy_all(&self.conn, &mut copy).map_err(|e| {
-            match error::sqlite(&partial, "cannot be written", e) {
-                // Only the source can be in use by others.
-                Error::Locked { .. } => Error::Locked { path: self.path.clone() },
-                other => other,
-            }
+            let error = error::sqlite(&partial, "cannot be written", e);
+            // Only the source can be in use by others.
+            if matches!(error, Error::Locked { .. }) { Error::Locked { path: self.path.clone() } } else { error }
         })?;
         let digest = fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
         copy.close().map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;

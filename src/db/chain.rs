@@ -38,15 +38,17 @@ pub struct Precondition {
     pub id: String,
     /// What is wrong with the rows, one line.
     pub title: String,
-    /// The table the offending rows are in.
-    pub table: String,
-    /// Returns the offending rows, `id` of the row first. Runs on the schema just before the revision.
+    /// Returns the offending rows. Runs on the schema just before the revision.
     pub query: String,
     /// What the operator can do.
     pub remedy: String,
     /// The rows only stand in the way under `orphans = refuse`.
     #[serde(default)]
     pub orphans: bool,
+    /// Puts such rows out of the way where they would stop the revision from running. Only ever run on
+    /// the temporary copy on which later revisions are examined too.
+    #[serde(default)]
+    pub(super) set_aside: Option<String>,
 }
 
 /// Old name to new: tables, and `table.column` with the new table's name on the right.

@@ -1,7 +1,7 @@
 //! What can go wrong with a database, one variant for each case a caller may want to tell apart.
 use std::path::{Path, PathBuf};
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use super::Offence;
 
@@ -54,6 +54,12 @@ pub enum Error {
     /// The file, its directory or the file system cannot be written.
     #[error("{}: cannot be written (read-only file, directory or file system)", .path.display())]
     ReadOnly {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A process died in a transaction; only one that may write can undo what it left.
+    #[error("{}: a transaction was interrupted, and is undone by the first one who opens the database for writing", .path.display())]
+    Interrupted {
         /// The file.
         path: PathBuf,
     },
@@ -156,21 +162,23 @@ pub(super) fn sqlite(path: &Path, doing: impl Into<String>, source: rusqlite::Er
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Locked { path },
         Some(ErrorCode::NotADatabase) => Error::NotADatabase { path },
         Some(ErrorCode::DatabaseCorrupt) => Error::Corrupt { path, detail: source.to_string() },
-        Some(ErrorCode::ReadOnly) => Error::ReadOnly { path },
+        Some(ErrorCode::ReadOnly) => match extended {
+            ffi::SQLITE_READONLY_ROLLBACK | ffi::SQLITE_READONLY_RECOVERY => Error::Interrupted { path },
+            _ => Error::ReadOnly { path },
+        },
         Some(ErrorCode::DiskFull) => Error::DiskFull { path },
-        // A journal that cannot be made is how a read-only directory shows itself.
-        Some(ErrorCode::CannotOpen) if path.exists() && extended != rusqlite::ffi::SQLITE_CANTOPEN_ISDIR => {
-            Error::Sqlite { path, doing: doing.into(), source }
-        }
         _ => Error::Sqlite { path, doing: doing.into(), source },
     }
 }
 
 /// Wraps an answer of the operating system.
 pub(super) fn io(path: &Path, doing: &'static str, source: std::io::Error) -> Error {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull => Error::DiskFull { path: path.to_owned() },
-        std::io::ErrorKind::ReadOnlyFilesystem => Error::ReadOnly { path: path.to_owned() },
-        _ => Error::Io { path: path.to_owned(), doing, source },
+    let path = path.to_owned();
+    if source.kind() == std::io::ErrorKind::StorageFull {
+        Error::DiskFull { path }
+    } else if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
+        Error::ReadOnly { path }
+    } else {
+        Error::Io { path, doing, source }
     }
 }

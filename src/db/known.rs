@@ -8,65 +8,89 @@ use rusqlite::Connection;
 
 use super::{Result, Shape, Verification, chain, chain::Revision, error, position};
 
-/// A shape and the name it is called by.
-pub(super) type Known = Arc<Vec<(String, Shape)>>;
+type Shapes = Arc<Vec<(String, Shape)>>;
 
-static CACHE: Mutex<BTreeMap<usize, Known>> = Mutex::new(BTreeMap::new());
+/// By position in the chain and kind; building one takes some milliseconds.
+static CACHE: Mutex<BTreeMap<(usize, Kind), Shapes>> = Mutex::new(BTreeMap::new());
 
-/// The shapes in which a database at `revision` is known to occur, the fresh installation's first.
-pub(super) fn known(revision: &str) -> Result<Known> {
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// What our statements make of nothing.
+    Fresh,
+    /// What they make of the other shapes found in the field.
+    Variants,
+}
+
+/// Compares a live shape with those known for `revision`, and names the differences from the nearest.
+pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
+    let mut nearest: Option<Verification> = None;
+    // Most databases have the fresh shape: the others are built only when they are needed.
+    for kind in [Kind::Fresh, Kind::Variants] {
+        for (name, shape) in known(revision, kind)?.iter() {
+            let (differences, extras) = shape.compare(live);
+            if differences.is_empty() {
+                return Ok(Verification { matches: Some(name.clone()), differences, extras });
+            }
+            if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
+                nearest = Some(Verification { matches: None, differences, extras });
+            }
+        }
+    }
+    Ok(nearest.unwrap_or_default())
+}
+
+fn known(revision: &str, kind: Kind) -> Result<Shapes> {
     let last = position(revision)?;
     let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = cache.get(&last) {
+    if let Some(known) = cache.get(&(last, kind)) {
         return Ok(Arc::clone(known));
     }
-    let built = build(chain().get(..=last).unwrap_or_default())
-        .map_err(|e| error::sqlite("(memory)".as_ref(), format!("cannot build the schema of {revision}"), e))?;
+    let revisions = chain().get(..=last).unwrap_or_default();
+    let built = match kind {
+        Kind::Fresh => fresh(revisions),
+        Kind::Variants => variants(revisions),
+    };
+    let built =
+        built.map_err(|e| error::sqlite("(memory)".as_ref(), format!("cannot build the schema of {revision}"), e))?;
     let known = Arc::new(built);
-    cache.insert(last, Arc::clone(&known));
+    cache.insert((last, kind), Arc::clone(&known));
     Ok(known)
 }
 
-fn build(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
-    let fresh = Connection::open_in_memory()?;
-    run(&fresh, revisions)?;
-    let mut known = vec![("a fresh installation".to_owned(), Shape::read(&fresh)?)];
+fn fresh(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
+    let conn = memory()?;
+    run(&conn, revisions)?;
+    Ok(vec![("a fresh installation".to_owned(), Shape::read(&conn)?)])
+}
+
+/// Each variant as it was at its revision, taken on to the last one. Most are levelled out on the way and
+/// come out as fresh ones; that does no harm.
+fn variants(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
+    let mut known = Vec::new();
     for (n, revision) in revisions.iter().enumerate() {
         for (name, statements) in &revision.variants {
-            let conn = Connection::open_in_memory()?;
+            let conn = memory()?;
             let (before, after) = revisions.split_at(n + 1);
             run(&conn, before)?;
             for statement in statements {
                 conn.execute_batch(statement)?;
             }
             run(&conn, after)?;
-            let shape = Shape::read(&conn)?;
-            // Most variants are levelled out by a later revision.
-            if known.iter().all(|(_, other)| !other.compare(&shape).0.is_empty()) {
-                known.push((format!("{name} of {}", revision.id), shape));
-            }
+            known.push((format!("{name} of {}", revision.id), Shape::read(&conn)?));
         }
     }
     Ok(known)
 }
 
-fn run(conn: &Connection, revisions: &[Revision]) -> rusqlite::Result<()> {
+fn memory() -> rusqlite::Result<Connection> {
+    let conn = Connection::open_in_memory()?;
     conn.pragma_update(None, "foreign_keys", false)?;
+    Ok(conn)
+}
+
+fn run(conn: &Connection, revisions: &[Revision]) -> rusqlite::Result<()> {
     for statement in revisions.iter().flat_map(|r| &r.sqlite) {
         conn.execute_batch(statement)?;
     }
     Ok(())
-}
-
-/// Compares a live shape with those known for `revision`, and names the differences from the nearest.
-pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
-    let mut nearest: Option<Verification> = None;
-    for (name, shape) in known(revision)?.iter() {
-        let (differences, extras) = shape.compare(live);
-        let matches = differences.is_empty().then(|| name.clone());
-        if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
-            nearest = Some(Verification { matches, differences, extras });
-        }
-    }
-    Ok(nearest.unwrap_or_default())
 }

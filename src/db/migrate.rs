@@ -6,10 +6,10 @@ use rusqlite::{Connection, OpenFlags, backup::StepResult, types::ValueRef};
 use super::{
     Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
     chain::{Precondition, Renames, Revision},
-    error, known,
+    known,
     rows::row_counts,
     shape::LEDGER,
-    sqlite::{Sqlite, connect, quoted, write_ledger},
+    sqlite::{Sqlite, connect, has_table, quoted, write_ledger},
 };
 
 impl Sqlite {
@@ -99,25 +99,33 @@ impl Sqlite {
 
     /// Runs one revision and its ledger entry, proves that nothing was lost, and returns what was run.
     fn run(&self, revision: &Revision) -> Result<Vec<String>> {
-        let before = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
         let mut ran = Vec::new();
-        for statement in &revision.sqlite {
-            let doing = || format!("revision {}: cannot run `{}`", revision.id, first_line(statement));
-            self.conn.execute_batch(statement).map_err(|e| error::sqlite(&self.path, doing(), e))?;
-            ran.push(statement.clone());
+        if !revision.sqlite.is_empty() {
+            let before = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
+            for statement in &revision.sqlite {
+                self.execute(revision, statement)?;
+                ran.push(statement.clone());
+            }
+            let own = before.own_indexes(&self.conn, revision);
+            for statement in own.map_err(self.fail("cannot look for indexes"))? {
+                self.execute(revision, &statement)?;
+                ran.push(statement);
+            }
+            let after = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
+            let lost = before.lost(&after, revision);
+            if !lost.is_empty() {
+                return Err(Error::Lost { revision: revision.id.clone(), lost });
+            }
         }
-        for statement in before.own_indexes(&self.conn, revision).map_err(self.fail("cannot look for indexes"))? {
-            let doing = format!("revision {}: cannot create the index again: `{statement}`", revision.id);
-            self.conn.execute_batch(&statement).map_err(self.fail(doing))?;
-            ran.push(statement);
-        }
-        let after = Inventory::take(&self.conn).map_err(self.fail("cannot take stock"))?;
-        let lost = before.lost(&after, revision);
-        if !lost.is_empty() {
-            return Err(Error::Lost { revision: revision.id.clone(), lost });
-        }
-        ran.extend(write_ledger(&self.conn, &revision.id).map_err(self.fail("cannot write alembic_version"))?);
+        let written = write_ledger(&self.conn, &revision.id);
+        ran.extend(written.map_err(self.fail("cannot write alembic_version"))?);
         Ok(ran)
+    }
+
+    fn execute(&self, revision: &Revision, statement: &str) -> Result<()> {
+        let first = statement.lines().next().unwrap_or_default();
+        let doing = format!("revision {}: cannot run `{first}`", revision.id);
+        self.conn.execute_batch(statement).map_err(self.fail(doing))
     }
 
     pub(super) fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
@@ -141,7 +149,7 @@ impl Sqlite {
         while let Some(row) = rows.next()? {
             copy.execute_batch(&row.get::<_, String>(0)?)?;
         }
-        if super::sqlite::has_table(&self.conn, LEDGER)? {
+        if has_table(&self.conn, LEDGER)? {
             let mut ledger = self.conn.prepare("SELECT version_num FROM alembic_version")?;
             let mut rows = ledger.query([])?;
             while let Some(row) = rows.next()? {
@@ -160,22 +168,17 @@ impl Sqlite {
         let trial = self.temporary_copy()?;
         let mut offences = Vec::new();
         for (n, revision) in revisions.iter().take(last + 1).enumerate() {
-            for precondition in revision.preconditions.iter().filter(|p| stands(p, orphans)) {
-                let Some(offence) = trial.offence(precondition)? else {
-                    continue;
-                };
-                offences.push(offence);
-                // Out of the way, on the copy only, so that later revisions can be tried as well.
-                let remove = format!(
-                    "DELETE FROM {table} WHERE id IN (SELECT id FROM ({query}))",
-                    table = precondition.table,
-                    query = precondition.query
-                );
-                let doing = format!("cannot set aside the rows of {}", precondition.id);
-                trial.conn.execute_batch(&remove).map_err(trial.fail(doing))?;
+            let found = trial.offences(revision, orphans)?;
+            for precondition in &revision.preconditions {
+                if let Some(set_aside) = &precondition.set_aside
+                    && found.iter().any(|offence| offence.id == precondition.id)
+                {
+                    trial.execute(revision, set_aside)?;
+                }
             }
+            offences.extend(found);
             if n < last {
-                trial.run(revision)?;
+                revision.sqlite.iter().try_for_each(|statement| trial.execute(revision, statement))?;
             }
         }
         Ok(offences)
@@ -224,19 +227,15 @@ impl Sqlite {
 /// Copies every page of one database over another.
 pub(super) fn copy_all(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
     let copy = rusqlite::backup::Backup::new(from, to)?;
-    match copy.step(-1)? {
-        StepResult::Done => Ok(()),
-        // The busy timeout has passed already.
-        _ => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None)),
+    if copy.step(-1)? == StepResult::Done {
+        return Ok(());
     }
+    // Busy or locked, after the busy timeout.
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None))
 }
 
 fn stands(precondition: &Precondition, orphans: Orphans) -> bool {
     !precondition.orphans || orphans == Orphans::Refuse
-}
-
-fn first_line(statement: &str) -> &str {
-    statement.lines().next().unwrap_or_default()
 }
 
 fn show(value: ValueRef<'_>) -> String {
@@ -303,34 +302,38 @@ fn dangling(conn: &Connection) -> rusqlite::Result<BTreeSet<Dangling>> {
     Ok(found)
 }
 
+/// Name, table and statement of every index that was made by one.
+fn indexes(conn: &Connection) -> rusqlite::Result<Vec<(String, String, String)>> {
+    let mut query = conn.prepare(
+        "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
+    )?;
+    query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
 /// What there is before and after a revision, to prove that the difference is what the revision says.
 struct Inventory {
     shape: Shape,
     rows: BTreeMap<String, u64>,
-    /// Indexes made by a statement of their own: name, table, statement.
     indexes: Vec<(String, String, String)>,
 }
 
 impl Inventory {
     fn take(conn: &Connection) -> rusqlite::Result<Self> {
-        let mut query = conn.prepare(
-            "SELECT name, tbl_name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL ORDER BY name",
-        )?;
-        let indexes = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let indexes = indexes.collect::<rusqlite::Result<_>>()?;
-        Ok(Self { shape: Shape::read(conn)?, rows: row_counts(conn)?, indexes })
+        Ok(Self { shape: Shape::read(conn)?, rows: row_counts(conn)?, indexes: indexes(conn)? })
     }
 
     /// Rebuilding a table drops its indexes. The revision creates Barbican's again; these are the
     /// operator's own.
     fn own_indexes(&self, conn: &Connection, revision: &Revision) -> rusqlite::Result<Vec<String>> {
-        let now = Self::take(conn)?;
-        let kept = |name: &str| now.indexes.iter().any(|(n, _, _)| n == name);
-        let gone = self
-            .indexes
-            .iter()
-            .filter(|(name, table, _)| !kept(name) && now.shape.tables.contains_key(revision.renames.table(table)));
-        Ok(gone.map(|(_, _, sql)| sql.clone()).collect())
+        let now = indexes(conn)?;
+        let mut gone = Vec::new();
+        for (name, table, sql) in &self.indexes {
+            let kept = now.iter().any(|(n, _, _)| n == name);
+            if !kept && has_table(conn, revision.renames.table(table))? {
+                gone.push(sql.clone());
+            }
+        }
+        Ok(gone)
     }
 
     /// What is missing afterwards, the revision's renames and drops considered.

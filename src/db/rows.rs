@@ -73,12 +73,6 @@ impl Sqlite {
         read().map_err(self.fail("cannot read encrypted_data"))
     }
 
-    pub(super) fn certificate_orders(&self) -> Result<u64> {
-        self.require("orders", &["id", "type"])?;
-        let sql = "SELECT count(*) FROM orders WHERE type = 'certificate'";
-        self.conn.query_row(sql, [], |row| count(row, 0)).map_err(self.fail("cannot count certificate orders"))
-    }
-
     pub(super) fn store_counts(&self) -> Result<Vec<StoreCount>> {
         self.require("secrets", &["id", "deleted"])?;
         self.require("secret_store_metadata", &["secret_id", "key", "value"])?;
@@ -95,6 +89,12 @@ impl Sqlite {
             rows.collect::<rusqlite::Result<Vec<_>>>()
         };
         read().map_err(self.fail("cannot read secret_store_metadata"))
+    }
+
+    pub(super) fn certificate_orders(&self) -> Result<u64> {
+        self.require("orders", &["id", "type"])?;
+        let sql = "SELECT count(*) FROM orders WHERE type = 'certificate'";
+        self.conn.query_row(sql, [], |row| count(row, 0)).map_err(self.fail("cannot count certificate orders"))
     }
 
     /// One compare-and-set. `table` and `column` are ours, never the operator's.
@@ -164,8 +164,7 @@ fn digest(conn: &Connection) -> rusqlite::Result<String> {
         feed(&mut hash, row.get_ref(1)?);
     }
     for (name, table) in &shape.tables {
-        // The derived text has every field in a fixed order: maps and sets are sorted, indexes by name.
-        feed(&mut hash, ValueRef::Text(format!("{name} {table:?}").as_bytes()));
+        feed(&mut hash, ValueRef::Text(table.canonical(name).as_bytes()));
         let columns: Vec<String> = table.columns.keys().map(|c| quoted(c)).collect();
         let key = table.primary_key.iter().map(|c| quoted(c));
         let order: Vec<String> = key.chain(columns.iter().cloned()).collect();

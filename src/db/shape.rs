@@ -169,6 +169,29 @@ impl Table {
         }
     }
 
+    /// Everything the shape says of a table, in one fixed form. Part of the fingerprint, which outlives a
+    /// version of this program in journals: it may not change.
+    pub(super) fn canonical(&self, name: &str) -> String {
+        let mut lines = vec![format!("table {name} key {}", self.primary_key.join(","))];
+        lines.extend(self.columns.iter().map(|(column, c)| {
+            format!("column {column} {} null {} default {:?}", c.declared, c.nullable, c.default.as_deref())
+        }));
+        let mut indexes: Vec<String> = self
+            .indexes
+            .iter()
+            .map(|i| {
+                // SQLite numbers the indexes of constraints, in the order they were written.
+                let automatic = i.name.starts_with("sqlite_autoindex_");
+                let name = if automatic { "" } else { &i.name };
+                format!("index {name} {} unique {} partial {}", i.columns.join(","), i.unique, i.partial)
+            })
+            .collect();
+        indexes.sort();
+        lines.extend(indexes);
+        lines.extend(self.foreign_keys.iter().map(|k| format!("key {k} {}", k.actions)));
+        lines.join("\n")
+    }
+
     /// The column lists that are unique.
     fn uniques(&self) -> BTreeSet<Vec<String>> {
         self.indexes.iter().filter(|i| i.unique && !i.partial).map(|i| i.columns.clone()).collect()

@@ -53,13 +53,19 @@ impl Sqlite {
     pub(super) fn create(path: &Path, revision: &str) -> Result<Self> {
         position(revision)?;
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(|e| match e.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::Exists { path: path.to_owned() },
-            _ => error::io(path, "cannot be created", e),
+        made.map_err(|e| {
+            let exists = e.kind() == std::io::ErrorKind::AlreadyExists;
+            if exists { Error::Exists { path: path.to_owned() } } else { error::io(path, "cannot be created", e) }
         })?;
-        let mut new = Self::open(path, Access::ReadWrite, Duration::ZERO)?;
-        new.migrate(None, revision, super::Orphans::Refuse)?;
-        Ok(new)
+        let new = Self::open(path, Access::ReadWrite, Duration::ZERO).and_then(|mut new| {
+            new.migrate(None, revision, super::Orphans::Refuse)?;
+            Ok(new)
+        });
+        if new.is_err() {
+            // It was made a moment ago and is empty; the error that matters is the first one.
+            let _ = fs::remove_file(path);
+        }
+        new
     }
 
     /// Wraps an answer of SQLite with the file and what was being done.
@@ -103,6 +109,10 @@ impl Sqlite {
     }
 
     fn stamp_inside(&self, revision: &str, proof: Proof) -> Result<()> {
+        // An unknown revision is what stamping may mend; two of them it cannot.
+        if let Err(two @ Error::TwoHeads(_)) = self.revision() {
+            return Err(two);
+        }
         let verification = self.verify(revision)?;
         if proof == Proof::Verified && verification.matches.is_none() {
             return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
@@ -179,4 +189,34 @@ pub(super) fn has_table(conn: &Connection, table: &str) -> rusqlite::Result<bool
 /// A name as SQL writes it.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Orphans;
+
+    #[test]
+    fn a_full_disk_is_named_and_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.sqlite");
+        let mut db = Sqlite::create(&path, "254495565185").unwrap();
+        let before = fs::read(&path).unwrap();
+        // The limit stands in for the disk: SQLite answers both with the same code.
+        let pages: i64 = db.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        let limit = format!("PRAGMA max_page_count = {}", pages + 3);
+        db.conn.query_row(&limit, [], |_| Ok(())).unwrap();
+        let full = db.migrate(Some("254495565185"), "8c74e2d7f1ff", Orphans::Refuse);
+        assert!(matches!(full, Err(Error::DiskFull { path: p }) if p == path));
+        assert!(db.conn.is_autocommit());
+        assert!(fs::read(&path).unwrap() == before);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_created_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gone").join("b.sqlite");
+        assert!(matches!(Sqlite::create(&path, "kilo"), Err(Error::Io { .. })));
+        assert!(!path.exists());
+    }
 }

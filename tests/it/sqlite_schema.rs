@@ -3,11 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "looks at the files behind the back of the code under test")]
 
 mod content;
+mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -199,6 +200,14 @@ fn every_start_reaches_every_later_head() {
             if !name.starts_with("2.0-eol-createall-upgraded") {
                 assert_eq!(text_shape(&conn), dump_shape(fresh_dump(to)), "{what}");
             }
+            table.push_str(&format!(
+                "{name:<45} {from:<13} {to:<13} {:>2} revisions, {} rows kept\n",
+                done.revisions.len(),
+                wanted.len()
+            ));
+            if to != HEAD {
+                continue;
+            }
             // The same in single steps.
             let path = dir.path().join("steps.sqlite");
             fs::copy(&start, &path).unwrap();
@@ -210,11 +219,6 @@ fn every_start_reaches_every_later_head() {
                 at = next;
             }
             assert_eq!(steps.fingerprint().unwrap(), db.fingerprint().unwrap(), "{what}");
-            table.push_str(&format!(
-                "{name:<45} {from:<13} {to:<13} {:>2} revisions, {} rows kept\n",
-                done.revisions.len(),
-                wanted.len()
-            ));
         }
     }
     println!("{table}");
@@ -269,7 +273,8 @@ fn the_genuine_liberty_database_ends_in_the_shape_of_a_fresh_installation() {
 
 #[test]
 fn no_statement_does_more_when_it_runs_twice() {
-    for (name, from) in STARTS {
+    // Together these run every statement on rows.
+    for (name, from) in [STARTS[0], STARTS[1], STARTS[2], STARTS[9]] {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(&dir, name);
         let planned = open(&path).migration_sql(Some(from), HEAD).unwrap();
