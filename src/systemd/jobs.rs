@@ -37,7 +37,8 @@ struct Job {
 impl Systemd {
     /// Stops `names`, all at once, and waits for the end of every job and of every process in the units' control groups. A unit that does not
     /// react to SIGTERM is killed by systemd after its `TimeoutStopSec=` and is `failed` then: that is stopped, and is reset. Names that do not
-    /// exist are passed over. Returns the units that were running before, in the order of `names`.
+    /// exist are passed over. Returns the units that were running before, in the order of `names`. systemd is reloaded first, so that a hold on
+    /// disk holds from here on.
     ///
     /// # Errors
     /// [`Error::JobFailed`], [`Error::TimedOut`] or [`Error::StillRunning`] for the first unit that is not stopped, after all were waited for.
@@ -46,7 +47,7 @@ impl Systemd {
     }
 
     /// Starts `names` one after the other, each when the one before is up (by its `Type=`), and looks at all once more in the end. What runs
-    /// already is left alone. Returns the units that were started.
+    /// already is left alone. Returns the units that were started. systemd is reloaded first.
     ///
     /// A service of `Type=simple` is up when its process was forked, so whether it serves is another question.
     ///
@@ -58,6 +59,8 @@ impl Systemd {
     }
 
     async fn stop_all(&self, names: &[String]) -> Result<Vec<String>> {
+        // The files count as they are now: a crash may have come between the writing of a hold and its reload.
+        self.reload_now().await?;
         let units = self.load_all(names).await?;
         let began = Instant::now();
         let mut jobs = Vec::new();
@@ -144,6 +147,7 @@ impl Systemd {
     }
 
     async fn start_all(&self, names: &[String]) -> Result<Vec<String>> {
+        self.reload_now().await?;
         let mut started = Vec::new();
         for name in names {
             let name = full_name(name)?;

@@ -105,6 +105,9 @@ pub struct UnitState {
     pub sub_state: String,
     /// `enabled`, `disabled`, `static`, `masked`, `masked-runtime`...; empty if it has no file.
     pub unit_file_state: String,
+    /// The drop-ins that systemd has read, by their paths. A hold that is on disk but not among them does not hold yet: a reload is due. (systemd's
+    /// own `NeedDaemonReload` does not notice a new drop-in directory.)
+    pub drop_ins: Vec<String>,
     /// The main process, while there is one.
     pub main_pid: Option<u32>,
     /// `User=`; none is root.
@@ -213,8 +216,12 @@ impl Systemd {
     /// # Errors
     /// If it does not.
     pub fn reload(&self) -> Result<()> {
+        zbus::block_on(self.reload_now())
+    }
+
+    async fn reload_now(&self) -> Result<()> {
         log::info!("reloading systemd");
-        Ok(zbus::block_on(self.manager.reload()).context("reloading systemd")?)
+        Ok(self.manager.reload().await.context("reloading systemd")?)
     }
 
     /// Masks `names` until the next boot, installed or not, so that not even a package's scripts can start them, and reloads. Returns those that
@@ -296,6 +303,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         active_state: unit.active_state,
         sub_state: common.take("SubState")?,
         unit_file_state: common.take("UnitFileState")?,
+        drop_ins: common.take("DropInPaths")?,
         main_pid: None,
         user: None,
         group: None,

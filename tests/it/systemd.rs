@@ -208,6 +208,21 @@ fn a_held_unit_cannot_be_started_by_anything() {
 }
 
 #[test]
+fn a_reload_that_a_crash_swallowed_is_made_up_for() {
+    let machine = Machine::boot();
+    machine.install_and_start(API, SLEEPS);
+    let systemd = machine.systemd();
+    let hold = format!("/etc/systemd/system/{API}.d/{HOLD}");
+    units::hold_files(&machine.root, &known()).unwrap();
+    assert!(machine.state(API).drop_ins.is_empty(), "systemd does not know of it");
+    assert_eq!(systemd.stop(&known()).unwrap(), [API]);
+    assert_eq!(machine.state(API).drop_ins, [hold]);
+    assert!(machine.run("systemctl start barbican-api").is_err());
+    units::unhold_files(&machine.root, &known()).unwrap();
+    assert_eq!(systemd.start(&names(&[API])).unwrap(), [API]);
+}
+
+#[test]
 fn an_image_that_is_held_boots_with_its_units_down() {
     let image = tempfile::tempdir().unwrap();
     let root = Root::open(image.path()).unwrap();
