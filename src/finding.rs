@@ -350,13 +350,32 @@ fn paste_file(case: &Case<'_>, draft: &Draft, all: &mut Vec<Finding>) {
                 });
             }
             if problems.is_empty() {
-                let v1 = match paste::v1_access(after, dialect) {
-                    Ok(V1::Keystone) => "/v1 asks Keystone",
-                    _ => "/v1 is the site's own",
-                };
-                all.push(Finding::ok("paste", format!("pipelines load under {}, {v1}", case.to.name)));
+                all.push(Finding::ok("paste", format!("pipelines load under {}", case.to.name)));
             }
+            if let Ok(V1::Other) = paste::v1_access(after, dialect) {
+                let title = "/v1 has no authtoken filter: unless something in front checks, any client is believed";
+                all.push(
+                    Finding::warn("paste-v1", title)
+                        .remedy("see who can reach the port; or put authtoken into the pipeline"),
+                );
+            }
+            python(case, paste, all);
         }
+    }
+}
+
+/// Python 3 reads some lines otherwise than Python 2 did.
+fn python(case: &Case<'_>, paste: &File, all: &mut Vec<Finding>) {
+    let (Ok(before), Ok(after)) = (paste_dialect(&case.deployment.from.release.id), paste_dialect(&case.to.id)) else {
+        return;
+    };
+    let Ok(differences) = paste.document.differences(before, after) else { return };
+    if !differences.is_empty() {
+        let evidence =
+            differences.iter().map(|d| format!("{}:{}: [{}] {}", paste.path.display(), d.line, d.section, d.key));
+        let title = format!("{before} and {after} read these lines differently");
+        let finding = Finding::fail("paste-python", title).evidence(evidence.collect());
+        all.push(finding.remedy("write them so that both read the same"));
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
 fn diff(session: &mut Session, target: &Target) -> Outcome {
     let look = look(session, target, Depth::Full)?;
     let draft = look.draft()?;
-    let diffs = diffs(&draft.files)?;
+    let diffs = diffs(&draft.files, look.to)?;
     for (_, text) in &diffs {
         session.ui.raw(text);
     }
@@ -49,7 +49,7 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
         session.ui.set("changed", false);
         return Ok((Exit::Done, "status".to_owned()));
     }
-    for (_, text) in &diffs(&draft.files)? {
+    for (_, text) in &diffs(&draft.files, look.to)? {
         session.ui.raw(text);
     }
     if !session.confirm(yes, "Proceed?")? {

@@ -15,8 +15,8 @@ use crate::error::{Exit, Failure};
 use crate::finding::Severity;
 use crate::ini::Dialect;
 use crate::plan::FileChange;
-use crate::release::Severity as NoteSeverity;
-use crate::step::Step;
+use crate::release::{Release, Severity as NoteSeverity};
+use crate::step::{Step, paste_dialect};
 use crate::time;
 use crate::ui::Ui;
 
@@ -27,7 +27,7 @@ pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell:
     session.ui.set("from", draft.plan.from.as_str());
     session.ui.set("to", draft.plan.to.as_str());
     session.ui.set("plan", json!({"digest": draft.plan.digest(), "path": draft.plan.path, "steps": draft.plan.steps}));
-    let diffs = diffs(&draft.files)?;
+    let diffs = diffs(&draft.files, look.to)?;
     let list: Vec<_> = diffs.iter().map(|(path, text)| json!({"path": path, "diff": text})).collect();
     session.ui.set("diffs", json!(list));
     let sql = statements(&look.deployment, &draft.plan.steps)?;
@@ -134,11 +134,11 @@ pub(super) fn statements(deployment: &Deployment, steps: &[Step]) -> Result<Vec<
 }
 
 /// Unified diffs of the files, secrets masked.
-pub(super) fn diffs(files: &[FileChange]) -> Result<Vec<(String, String)>, Failure> {
+pub(super) fn diffs(files: &[FileChange], to: &Release) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
         let oslo = file.path.extension().is_some_and(|e| e == "conf");
-        let dialect = if oslo { Dialect::Oslo } else { Dialect::Paste2 };
+        let dialect = if oslo { Dialect::Oslo } else { paste_dialect(&to.id)? };
         let before = masked(&file.before, dialect).context("masking secrets")?;
         let after = masked(&file.after, dialect).context("masking secrets")?;
         let path = file.path.display();

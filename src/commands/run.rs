@@ -289,6 +289,10 @@ fn last_done(session: &Session) -> Result<Option<String>, Failure> {
 
 /// What would be lost: the database was written to since the services could start again.
 fn new_data(run: &Run, site: &Site) -> Result<Option<String>, Failure> {
+    if run.state.phase == Phase::RollingBack {
+        // Decided when the rollback began; since then it is the rollback itself that writes.
+        return Ok(None);
+    }
     let released = run.plan.steps.iter().position(|s| matches!(s, Step::UnholdUnits { .. }));
     let Some(undo) = released.and_then(|i| run.state.get(i).undo) else { return Ok(None) };
     let Ok(Undo::Unhold { fingerprint: Some(then) }) = serde_json::from_value(undo) else { return Ok(None) };

@@ -9,10 +9,10 @@ use super::site::boolean;
 use super::{Code, Host, Site};
 use crate::config::{Config, File, is_secret};
 use crate::db::{self, Access, Database};
-use crate::ini::{Dialect, Document};
+use crate::ini::Dialect;
 use crate::kek::P11_CRYPTO;
-use crate::paste::{self, V1};
-use crate::release::{self, Facts, OptionFact, OptionName, PasteFacts, PasteTrait, SiteFile};
+use crate::paste;
+use crate::release::{self, Facts, OptionFact, OptionName, SiteFile};
 
 /// The facts, and what came to light besides.
 pub(super) struct Gathered {
@@ -24,7 +24,14 @@ pub(super) struct Gathered {
 /// Stores whose secrets lie in the database itself.
 const IN_DATABASE: &str = "barbican.plugin.store_crypto.StoreCryptoAdapterPlugin";
 
-pub(super) fn gather(host: &Host, config: &Config, paste: Option<&File>, site: &Site, code: &Code) -> Result<Gathered> {
+pub(super) fn gather(
+    host: &Host,
+    config: &Config,
+    paste: Option<&File>,
+    site: &Site,
+    code: &Code,
+    dialect: Dialect,
+) -> Result<Gathered> {
     let mut facts = Facts {
         plugins: Some(enabled_plugins(config)?),
         options: Some(options(config)?),
@@ -35,7 +42,7 @@ pub(super) fn gather(host: &Host, config: &Config, paste: Option<&File>, site: &
         }),
         bare_mysql_url: site.url().map(|url| url.to_string().starts_with("mysql://")),
         files: Some(files(host)),
-        paste: paste.map(|file| paste_facts(&file.document)),
+        paste: paste.and_then(|file| paste::facts(&file.document, dialect).ok()),
         python: match code {
             Code::At { python, .. } => *python,
             Code::None => None,
@@ -176,71 +183,6 @@ fn policy_rule(line: &str) -> Option<String> {
     }
 }
 
-fn paste_facts(document: &Document) -> PasteFacts {
-    let dialect = Dialect::Paste2;
-    let mut facts = PasteFacts::default();
-    let keys = |section: &str| -> Vec<(String, String)> {
-        let keys = document.keys(dialect, section);
-        keys.into_iter()
-            .filter_map(|k| Some((k.name.clone(), document.get(dialect, section, &k.name).ok()??)))
-            .collect()
-    };
-    let sections: Vec<String> = document.sections().into_iter().map(|s| s.name).collect();
-    let reached = reachable(&sections, &keys);
-    for section in &sections {
-        let options = keys(section);
-        for (name, value) in &options {
-            if matches!(name.as_str(), "paste.filter_factory" | "paste.app_factory" | "use") {
-                facts.factories.insert(value.trim().to_owned());
-            }
-        }
-        let factory = options.iter().find(|(n, _)| n.starts_with("paste.") || n == "use").map(|(_, v)| v.as_str());
-        let has = |names: &[&str]| options.iter().any(|(n, _)| names.contains(&n.as_str()));
-        if factory.is_some_and(|f| f.contains("auth_token:filter_factory")) {
-            if has(&["auth_host", "auth_port", "auth_protocol"]) {
-                facts.traits.insert(PasteTrait::AuthtokenHostTrio);
-            }
-            if has(&["identity_uri", "admin_user", "admin_password", "admin_tenant_name", "username", "password"]) {
-                facts.traits.insert(PasteTrait::AuthtokenCredentials);
-            }
-            let old = ["identity_uri", "auth_host", "auth_port", "auth_protocol", "admin_user", "admin_password"];
-            if has(&old) || has(&["admin_tenant_name"]) {
-                facts.traits.insert(PasteTrait::AuthtokenOldOptions);
-            }
-        }
-        if reached.contains(section) && factory.is_some_and(|f| f.contains("repoze.profile")) {
-            facts.traits.insert(PasteTrait::ProfileReachable);
-        }
-        if reached.contains(section) && factory.is_some_and(|f| f.contains("keystonemiddleware.audit")) {
-            facts.traits.insert(PasteTrait::AuditReachable);
-        }
-    }
-    if matches!(paste::v1_access(document, dialect), Ok(V1::Unauthenticated)) {
-        facts.traits.insert(PasteTrait::V1Unauthenticated);
-    }
-    facts
-}
-
-/// The sections that `main` leads to: targets of composites, words of pipelines.
-fn reachable(sections: &[String], keys: &dyn Fn(&str) -> Vec<(String, String)>) -> BTreeSet<String> {
-    let named = |word: &str| -> Vec<String> {
-        sections.iter().filter(|s| s.split_once(':').map(|(_, name)| name.trim()) == Some(word)).cloned().collect()
-    };
-    let mut todo = named("main");
-    let mut reached = BTreeSet::new();
-    while let Some(section) = todo.pop() {
-        if !reached.insert(section.clone()) {
-            continue;
-        }
-        for (name, value) in keys(&section) {
-            if section.starts_with("composite") && name != "use" || name == "pipeline" || name == "filter-with" {
-                todo.extend(value.split_whitespace().flat_map(&named));
-            }
-        }
-    }
-    reached
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,17 +199,5 @@ mod tests {
         ] {
             assert_eq!(policy_rule(line.trim()).as_deref(), wanted, "{line}");
         }
-    }
-
-    #[test]
-    fn what_main_reaches_and_what_it_does_not() {
-        let text = "[composite:main]\nuse = egg:Paste#urlmap\n/v1 = api\n[pipeline:api]\npipeline = tok audit app\n\
-                    [filter:tok]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\nadmin_user = x\n\
-                    [filter:audit]\npaste.filter_factory = keystonemiddleware.audit:filter_factory\n\
-                    [filter:profile]\nuse = egg:repoze.profile\n[app:app]\npaste.app_factory = barbican.api.app:create_main_app\n";
-        let facts = paste_facts(&Document::parse(text.as_bytes(), "p").unwrap());
-        let wanted = [PasteTrait::AuthtokenCredentials, PasteTrait::AuthtokenOldOptions, PasteTrait::AuditReachable];
-        assert_eq!(facts.traits, wanted.into_iter().collect());
-        assert!(facts.factories.contains("egg:repoze.profile"));
     }
 }

@@ -20,7 +20,7 @@ use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, Ledger, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
-use crate::step::recorded;
+use crate::step::{paste_dialect, recorded};
 
 /// Our own record of the release that the data is at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl Deployment {
             (Err(why), _) => Err(why.clone()),
         };
         let paste = config::read(root, &host.settings.paste_file)?;
-        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code)?;
+        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, paste_dialect(&from.release.id)?)?;
         let names = crate::units::names(&host.settings.units)?;
         Ok(Self {
             host: hostname(root)?,

@@ -49,6 +49,16 @@ impl Site {
         Ok(units.into_iter().filter(UnitState::is_active).map(|u| u.name).collect())
     }
 
+    /// Whether systemd itself has the hold of every one of `names` that it has loaded: a file alone holds nothing before it was read.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn holds(&self, host: &Host, names: &[String], wanted: bool) -> Result<bool> {
+        let Some(systemd) = &self.services.systemd else { return Ok(true) };
+        let units = systemd.units(&host.root, names).context("asking systemd for the barbican units")?;
+        Ok(units.iter().all(|u| u.drop_ins.iter().any(|d| d.ends_with(units::HOLD)) == wanted))
+    }
+
     /// Stops units and waits until nothing of them is left.
     ///
     /// # Errors

@@ -18,7 +18,8 @@ pub struct CodeAwaited {
 
 pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
-    Ok(if held.len() == names.len() { Observed::After(String::new()) } else { Observed::Before })
+    let known = held.len() == names.len() && context.site.holds(context.host, names, true)?;
+    Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
 pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Undo> {
@@ -32,7 +33,8 @@ pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
-    Ok(if held.is_empty() { Observed::After(String::new()) } else { Observed::Before })
+    let known = held.is_empty() && context.site.holds(context.host, names, false)?;
+    Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
 pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {

@@ -1,6 +1,16 @@
-//! Integration tests.
+//! Integration tests: one binary, since each more costs a link.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and starts and writes what it looks at"
+)]
 
 mod catalogue;
+mod common;
+mod halves;
 mod hsm;
 mod python_readers;
 mod real_barbican;
