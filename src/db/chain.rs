@@ -1,4 +1,13 @@
 //! The chain of Barbican's schema revisions, read from the embedded `migrations/`.
+//!
+//! A revision is a folder `migrations/<release>/<revision>_<slug>/` with
+//! - `revision.toml`: id, `down`, summary; what it renames (`[renames.tables]`, `[renames.columns]`) and takes away
+//!   (`drops`), for everything else must still be there afterwards; and its `[[precondition]]`s;
+//! - `sqlite.sql`: its statements, each ending with a semicolon at the end of a line. No statement reads what
+//!   it writes: a column that changes its meaning is a new column, filled from the old one in a new table.
+//!   Tables and indexes that services may have made already are created `IF NOT EXISTS`;
+//! - `variant-<name>.sqlite.sql`: leads from the fresh shape at this revision to another one that is found in
+//!   the field.
 use std::{
     collections::{BTreeMap, HashMap},
     sync::LazyLock,

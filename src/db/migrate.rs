@@ -186,11 +186,17 @@ impl Sqlite {
 
     /// The whole database in a temporary file that has no name and is gone when it is closed.
     fn temporary_copy(&self) -> Result<Self> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(" (temporary copy)"); // what an error is about: it lies in SQLITE_TMPDIR, /var/tmp or /tmp
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        let mut conn = connect("".as_ref(), flags, std::time::Duration::ZERO)?;
-        conn.pragma_update(None, "synchronous", "OFF").map_err(self.fail("cannot prepare a copy"))?;
-        copy_all(&self.conn, &mut conn).map_err(self.fail("cannot make a temporary copy"))?;
-        Ok(Self { path: self.path.clone(), conn })
+        let mut copy = Self { path: name.into(), conn: connect("".as_ref(), flags, std::time::Duration::ZERO)? };
+        copy.conn.pragma_update(None, "synchronous", "OFF").map_err(copy.fail("cannot be prepared"))?;
+        copy_all(&self.conn, &mut copy.conn).map_err(|e| {
+            let error = copy.fail("cannot be made")(e);
+            // Only the source can be in use by others.
+            if matches!(error, Error::Locked { .. }) { Error::Locked { path: self.path.clone() } } else { error }
+        })?;
+        Ok(copy)
     }
 
     fn offences(&self, revision: &Revision, orphans: Orphans) -> Result<Vec<Offence>> {

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error, KekRow, Result, SecretRow, Shape, StoreCount,
+    shape::TABLES,
     sqlite::{Sqlite, quoted},
 };
 
@@ -131,10 +132,13 @@ fn count(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
 
 /// Rows per table, `alembic_version` included.
 pub(super) fn row_counts(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let mut query = conn.prepare(TABLES)?;
+    let mut tables = query.query([])?;
     let mut counts = BTreeMap::new();
-    for table in Shape::read(conn)?.tables.into_keys() {
-        let count = conn.query_row(&format!("SELECT count(*) FROM {}", quoted(&table)), [], |row| count(row, 0))?;
-        counts.insert(table, count);
+    while let Some(row) = tables.next()? {
+        let table: String = row.get(0)?;
+        let sql = format!("SELECT count(*) FROM {}", quoted(&table));
+        counts.insert(table, conn.query_row(&sql, [], |row| count(row, 0))?);
     }
     Ok(counts)
 }

@@ -210,7 +210,8 @@ impl std::fmt::Display for ForeignKey {
 }
 
 /// Barbican's and the operator's tables, not SQLite's own.
-const TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
+pub(super) const TABLES: &str =
+    "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
 
 fn read_columns(conn: &Connection, shape: &mut Shape) -> rusqlite::Result<()> {
     let mut query = conn.prepare(&format!(
