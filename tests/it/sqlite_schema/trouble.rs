@@ -423,21 +423,16 @@ fn rows_are_replaced_only_if_they_are_as_they_were() {
     let path = liberty(&dir);
     let mut db = open(&path);
     let before = db.fingerprint().unwrap();
-    let kek = db.kek_rows().unwrap().remove(0);
-    let old = kek.plugin_meta.clone().unwrap_or_default();
+    let kek = db.kek_rows().unwrap().into_iter().find(|kek| kek.plugin_meta.is_some()).unwrap();
+    let meta = kek.plugin_meta.as_deref().unwrap();
     let updated = text(&path, "SELECT group_concat(updated_at) FROM kek_data");
-    let Some(meta) = kek.plugin_meta.as_deref() else {
-        // A simple_crypto KEK has none.
-        assert!(!db.replace_plugin_meta(&kek.id, "", "new").unwrap());
-        return;
-    };
     assert!(!db.replace_plugin_meta(&kek.id, "other", "new").unwrap());
     assert!(!db.replace_plugin_meta("nobody", meta, "new").unwrap());
     assert_eq!(db.fingerprint().unwrap(), before);
     assert!(db.replace_plugin_meta(&kek.id, meta, "new").unwrap());
     assert!(!db.replace_plugin_meta(&kek.id, meta, "new").unwrap());
     assert_eq!(text(&path, "SELECT group_concat(updated_at) FROM kek_data"), updated);
-    assert!(db.replace_plugin_meta(&kek.id, "new", &old).unwrap());
+    assert!(db.replace_plugin_meta(&kek.id, "new", meta).unwrap());
     assert_eq!(db.fingerprint().unwrap(), before);
 }
 
