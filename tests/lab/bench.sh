@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 sandbox=$(mktemp -d "${TMPDIR:-/tmp}/keymgr-bench.XXXXXX")
 trap 'rm -rf "$sandbox"' EXIT
 export P11SHIM_LIBERTY=1
-exec python3 - "$here" "$sandbox" <<'EOF'
+python3 - "$here" "$sandbox" <<'EOF'
 import os, statistics, subprocess, sys, time
 
 here, sandbox = sys.argv[1:]

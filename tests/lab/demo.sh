@@ -26,13 +26,9 @@ must() {
     [ "$want" = 0 ] || printf '(exit code %s)\n' "$got"
 }
 
-# facts FILE: what the tool itself says of the deployment, as JSON.
+# facts FILE: what the tool itself says of the deployment; 1 is for warnings.
 facts() {
-    local verb
-    for verb in 'db current' 'kek status' 'kek verify' 'check'; do
-        # shellcheck disable=SC2086
-        "$KEYMGR" --root "$R" --pkcs11-module "$M" --json $verb || true
-    done >"$1"
+    "$KEYMGR" --root "$R" --pkcs11-module "$M" --json check >"$1" || [ $? = 1 ]
 }
 
 "$here/sandbox.sh" "$R"
@@ -43,16 +39,16 @@ exec '$KEYMGR' --root '$R' --pkcs11-module '$M' "\$@"
 EOF
 chmod +x "$sandbox/keymgr-upgrade"
 cat <<EOF
-A genuine Liberty deployment of 2015: SQLite with 36 secrets of 6 projects, half
-of them in an HSM, KEK signatures of before Mitaka, barbican.conf and a
-customised paste file of that time.
+A genuine Liberty deployment of 2015: SQLite with 36 secrets of 6 projects, 15 of
+them under keys of an HSM, with KEK signatures of before Mitaka; barbican.conf
+and a customised paste file of that time.
 R=$R
 M=$M
 EOF
 facts "$sandbox/before.json"
 
 title 'What is it, and what would be in the way?'
-must 2 check --to mitaka
+must 1 check --to mitaka
 must 0 notes --to mitaka
 
 title 'Releases are not skipped'
@@ -78,7 +74,8 @@ must 0 status
 
 facts "$sandbox/after.json"
 title 'Before and after'
-python3 "$here/demo_table.py" "$sandbox/before.json" "$sandbox/after.json"
+python3 "$here/demo_table.py" "$sandbox/before.json" "$sandbox/after.json" \
+    "$here/../fixtures/demo" "$R/etc/barbican"
 cat <<EOF
 
 The sandbox is $sandbox
