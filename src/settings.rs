@@ -149,7 +149,7 @@ impl Settings {
             ("database", "backup_keep") => self.backup_keep = value.parse().context("not a number")?,
             ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
-            _ => bail!("unknown setting; see keymgr-upgrade.conf(5) for those there are"),
+            _ => bail!("unknown setting; see packaging/keymgr-upgrade.conf for those there are"),
         }
         Ok(())
     }
@@ -219,6 +219,24 @@ mod tests {
         assert_eq!(s.hsm_timeout, Duration::from_secs(120));
         let s = read("[code]\nupgrade_command = pip install 'barbican==16.*' ; echo #1\n").unwrap();
         assert_eq!(s.upgrade_command.as_deref(), Some("pip install 'barbican==16.*' ; echo #1"));
+    }
+
+    #[test]
+    fn the_shipped_file_shows_every_setting_with_its_default() {
+        let shipped = include_str!("../packaging/keymgr-upgrade.conf");
+        let unset = |line: &&str| !line.ends_with('=');
+        let with_defaults: Vec<String> = shipped
+            .lines()
+            .map(|l| l.strip_prefix('#').filter(|r| r.starts_with(|c: char| c.is_ascii_lowercase())).unwrap_or(l))
+            .filter(unset)
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(read(&with_defaults.join("\n")).unwrap(), Settings::default());
+        let source = include_str!("settings.rs");
+        for arm in source.lines().filter_map(|l| l.trim().strip_prefix("(\"")).filter(|l| l.contains("=>")) {
+            let name = arm.split('"').nth(2).unwrap();
+            assert!(shipped.contains(&format!("#{name} =")), "{name} is not in the shipped file");
+        }
     }
 
     #[test]
