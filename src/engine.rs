@@ -10,6 +10,7 @@ use crate::crash;
 use crate::deployment::{Host, Site};
 use crate::files::Root;
 use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
+use crate::logging;
 use crate::plan::Plan;
 use crate::step::{Applied, Context, Observed, Step, Undo};
 use crate::time;
@@ -109,6 +110,8 @@ impl Run {
         root.link(&format!("runs/{id}"), &Path::new(journal::STATE).join("current"))?;
         crash::point("run opened");
         let state = RunState::replay(&Journal::read(root, &directory)?);
+        logging::keep_in(root.append(&directory.join("log"))?);
+        log::info!("run {id} begins, asked by {by}");
         Ok(Self { id, directory, plan, state, journal, _lock: lock })
     }
 
@@ -121,6 +124,8 @@ impl Run {
         let (journal, records) = Journal::open(root, &directory)?;
         let state = RunState::replay(&records);
         let plan = Plan::load(root, &directory, &state)?;
+        logging::keep_in(root.append(&directory.join("log"))?);
+        log::info!("run {id} is taken up again");
         Ok(Self { id: id.to_owned(), directory, plan, state, journal, _lock: lock })
     }
 
@@ -165,6 +170,7 @@ impl Run {
             }
             let total = steps.len();
             report(Progress::Begin { index, total, step });
+            log::info!("step {}: {}", index + 1, step.title());
             let begin = Instant::now();
             let result = self.one(context, index, step);
             let milliseconds = begin.elapsed().as_millis();
@@ -183,6 +189,7 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
+                    log::error!("step {}: {error:#}", index + 1);
                     self.record(Event::StepFailed { step: index, error: format!("{error:#}") })?;
                     return Ok(Ended::Failed { step: index, error });
                 }
@@ -247,6 +254,7 @@ impl Run {
             let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
             let total = steps.len();
             report(Progress::Begin { index, total, step });
+            log::info!("undoing step {}: {}", index + 1, step.title());
             let begin = Instant::now();
             let undo: Undo = serde_json::from_value(undo).context("the journal's undo is not readable")?;
             crash::point("step to revert");
@@ -262,6 +270,7 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
+                    log::error!("undoing step {}: {error:#}", index + 1);
                     self.record(Event::RevertFailed { step: index, error: format!("{error:#}") })?;
                     return Err(error);
                 }

@@ -17,6 +17,7 @@ pub mod hsm;
 pub mod ini;
 pub mod journal;
 pub mod kek;
+pub mod logging;
 pub mod options;
 pub mod paste;
 pub mod plan;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use clap::Parser as _;
 use keymgr_upgrade::cli::Cli;
 use keymgr_upgrade::error::Exit;
-use keymgr_upgrade::{commands, engine, hsm};
+use keymgr_upgrade::{commands, engine, hsm, logging};
 
 fn main() -> ExitCode {
     // The PKCS#11 worker is this same executable, with nothing of ours started in it.
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         writeln!(std::io::stderr(), "error: cannot handle signals: {error}").ok();
         return Exit::Failed.report();
     }
+    logging::start(cli.global.verbose);
     commands::run(cli).report()
 }
 

@@ -17,7 +17,6 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::cli::{Cli, Global, Verb};
-use crate::config::Config;
 use crate::db::{Access, Ledger};
 use crate::deployment::{Deployment, Depth, Host, Site};
 use crate::error::{Exit, Failure};
@@ -169,7 +168,7 @@ fn release(id: &str) -> Result<&'static Release, Failure> {
 
 /// The site, where the release may not be known: a part on its own needs no more than the database.
 fn any_site(session: &Session) -> Result<Site, Failure> {
-    let mut config = Config::load(&session.host.root, &session.host.settings.config_file)?;
+    let mut config = session.host.config()?;
     let said = session.global.from.as_deref().or(session.host.settings.release.as_deref());
     let catalogue = Catalogue::embedded()?;
     if let Some(name) = said {

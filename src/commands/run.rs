@@ -7,7 +7,6 @@ use super::plan::{summary, who};
 use super::{Outcome, Session, check};
 use crate::approval::Approval;
 use crate::cli::Target;
-use crate::config::Config;
 use crate::db::Access;
 use crate::deployment::{Deployment, Depth, Site};
 use crate::engine::{Ended, Run};
@@ -117,7 +116,10 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
         details(&|s| matches!(s, Step::VerifySecrets)).map_or(String::new(), |d| format!(" Proved: {d} decrypted."));
     session.ui.set("proved", proof.trim());
     session.ui.paragraph(&format!("{what}.{proof}"), 0);
-    super::backup::prune(session, None)?;
+    if let Err(failure) = super::backup::prune(session, None) {
+        // The run is done; that old copies stay is not its failure.
+        session.ui.line(format!("Old backups were not removed: {:#}", failure.error));
+    }
     let next = match Catalogue::embedded()?.by_id(&plan.to) {
         Some(now) => following(now).map_or_else(|| "status".to_owned(), |r| format!("check --to {}", r.id)),
         None => "status".to_owned(),
@@ -172,7 +174,7 @@ fn rollback_failed(error: anyhow::Error) -> Failure {
 
 /// The site as the release reads it that the run comes from; rows and files may already be further.
 fn site(session: &Session, plan: &Plan) -> Result<Site, Failure> {
-    let config = Config::load(&session.host.root, &session.host.settings.config_file)?;
+    let config = session.host.config()?;
     let catalogue = Catalogue::embedded()?;
     let release = match catalogue.by_id(&plan.from) {
         Some(release) => release,

@@ -93,7 +93,7 @@ fn open(session: &mut Session, id: &str, state: &RunState, at_work: Option<&str>
         session.ui.row("before", &format!("{known} could be read"));
     }
     let directory = session.host.root.shown(&journal::run_directory(id));
-    session.ui.row("log", &directory.join("journal.jsonl").display().to_string());
+    session.ui.row("log", &directory.join("log").display().to_string());
     session.ui.set("state", if at_work.is_some() { "running" } else { phase(state) });
     session.ui.set("changed", false);
     session.ui.set("run", id);

@@ -104,8 +104,8 @@ impl Deployment {
         let said = said.or(host.settings.release.as_deref()).map(|name| catalogue.by_name(name)).transpose()?;
         let code = installed_code(root, &host.settings)?;
         let record = recorded(root)?;
-        let mut config = Config::load(root, &host.settings.config_file)?;
-        let (site, ledger) = find(host, &mut config, said, record.as_ref(), &code)?;
+        let mut config = host.config()?;
+        let ledger = find(host, &mut config, said, record.as_ref(), &code)?;
         let known = ledger.as_ref().ok();
         let from = identify(said, record.as_ref().map(|r| r.release.as_str()), known, &code);
         let from = match (&ledger, from) {
@@ -113,7 +113,7 @@ impl Deployment {
             (Err(why), Err(error)) => return Err(error.context(why.clone())),
             (_, from) => from?,
         };
-        let mut site = site_of(host, &config, from.release, site)?;
+        let mut site = Site::load(host, &config, from.release)?;
         let database = ledger.and_then(|ledger| look_at_database(&site, ledger).map_err(|e| format!("{e:#}")));
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
@@ -168,7 +168,7 @@ fn find(
     said: Option<&'static Release>,
     record: Option<&Recorded>,
     code: &Code,
-) -> Result<(Option<Site>, Result<Ledger, String>)> {
+) -> Result<Result<Ledger, String>> {
     let catalogue = Catalogue::embedded()?;
     let installed = match code {
         Code::At { release: Some(id), .. } => Some(id.as_str()),
@@ -191,16 +191,11 @@ fn find(
     for release in tried {
         let site = Site::load(host, config, release)?;
         match site.open(Access::ReadOnly).and_then(|d| Ok(d.revision()?)) {
-            Ok(ledger) => return Ok((Some(site), Ok(ledger))),
+            Ok(ledger) => return Ok(Ok(ledger)),
             Err(error) => why = format!("{error:#}"),
         }
     }
-    Ok((None, Err(why)))
-}
-
-/// The site as the identified release reads the configuration.
-fn site_of(host: &Host, config: &Config, release: &Release, _found: Option<Site>) -> Result<Site> {
-    Site::load(host, config, release)
+    Ok(Err(why))
 }
 
 fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use anyhow::{Context as _, Result};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::{Host, Site};
 use crate::systemd::{self, Systemd, UnitState};
@@ -29,6 +29,11 @@ impl Services {
     /// The user that the services run as.
     pub(super) fn user(&self) -> Option<&str> {
         self.units.iter().find_map(|u| u.user.as_deref())
+    }
+
+    /// The variables that the service's unit sets; none where no unit is known.
+    pub(super) fn variables(&self) -> Vec<(String, SecretString)> {
+        self.units.iter().find(|u| !u.environment.is_empty()).map_or_else(Vec::new, |u| u.environment.clone())
     }
 
     /// The environment of the service, for the PKCS#11 module; `None` where no unit is known.

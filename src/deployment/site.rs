@@ -35,6 +35,18 @@ pub struct Host {
     pub worker: PathBuf,
 }
 
+impl Host {
+    /// Barbican's configuration as its process reads it: the files, and the environment that its unit sets.
+    ///
+    /// # Errors
+    /// If a file cannot be read the way oslo.config reads it, or systemd cannot be asked.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = Config::load(&self.root, &self.settings.config_file)?;
+        config.environment = Services::of(self)?.variables();
+        Ok(config)
+    }
+}
+
 /// A deployment within reach.
 #[derive(Debug)]
 pub struct Site {

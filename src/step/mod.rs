@@ -18,7 +18,6 @@ pub use file::{Edit, edited, paste_dialect, recorded};
 pub use schema::{About, size};
 pub use unit::CodeAwaited;
 
-use crate::config::Config;
 use crate::deployment::{Host, Site};
 use crate::files::Root;
 use crate::journal::Started;
@@ -212,7 +211,7 @@ impl Context<'_> {
     /// Reads the files as they are now, as the release that the run goes to will read them.
     fn reload_as_target(&mut self) -> Result<()> {
         if let Some(to) = Catalogue::embedded()?.by_id(&self.to) {
-            let config = Config::load(&self.host.root, &self.host.settings.config_file)?;
+            let config = self.host.config()?;
             *self.site = Site::load(self.host, &config, to)?;
         }
         Ok(())
@@ -220,7 +219,7 @@ impl Context<'_> {
 
     /// `encryption_mechanism` as 7.0.0 and later read it.
     fn configured_mechanism(&self) -> Result<String> {
-        let config = Config::load(&self.host.root, &self.host.settings.config_file)?;
+        let config = self.host.config()?;
         let names = ["encryption_mechanism", "algorithm"];
         Ok(config.first("p11_crypto_plugin", &names)?.unwrap_or_else(|| "CKM_AES_CBC".to_owned()))
     }
