@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::Root;
 use crate::journal::{STATE, private};
-use crate::step::read_json;
 
 /// How long an approval holds, in seconds.
 const HOLDS: u64 = 24 * 3600;
@@ -54,7 +53,7 @@ impl Approval {
         if !root.exists(&path()) {
             return Ok(None);
         }
-        let approval: Self = read_json(root, &path())?;
+        let approval: Self = root.read_json(&path())?;
         let holds = approval.to == to && now < approval.at.saturating_add(HOLDS);
         Ok(holds.then_some(approval))
     }

@@ -120,6 +120,15 @@ impl Root {
         Ok(Some(text))
     }
 
+    /// Reads a JSON file of our own, which must be there.
+    ///
+    /// # Errors
+    /// If it is missing or not what it should be.
+    pub fn read_json<T: for<'a> serde::Deserialize<'a>>(&self, path: &Path) -> Result<T> {
+        let text = self.read_text(path)?.with_context(|| format!("{} is missing", self.shown(path).display()))?;
+        serde_json::from_str(&text).with_context(|| format!("reading {}", self.shown(path).display()))
+    }
+
     /// Whether something is there, whatever it is.
     #[must_use]
     pub fn exists(&self, path: &Path) -> bool {

@@ -4,13 +4,14 @@ use serde::Serialize;
 
 use crate::config::File;
 use crate::db::{Ledger, Offence};
+use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment};
 use crate::kek::Survey;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
 use crate::release::{Applicable, Note, PathError, Release, Severity as NoteSeverity};
 use crate::settings::Settings;
-use crate::step::{paste_dialect, size};
+use crate::step::size;
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

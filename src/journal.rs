@@ -7,7 +7,7 @@
 //!   runs/<id>/plan.json               what was decided, before anything is touched
 //!             plan-2.json             the second half, when it was planned again on the new code
 //!             baseline.json           what could be read before
-//!             log                what was done, for people
+//!             log                     what was done, for people
 //!             journal.jsonl           one record a line, each one write and one fdatasync
 //!             backup/
 //! ```

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment, Host};
 use crate::files::{Root, digest};
 use crate::ini::Document;
@@ -13,7 +14,7 @@ use crate::kek::{SecretVerdict, Survey};
 use crate::options::{self, Conflict, Surroundings};
 use crate::paste::Rule;
 use crate::release::{Catalogue, Edit as OptionEditKind, OptionEdit, Release};
-use crate::step::{Edit, Step, edited, paste_dialect, read_json};
+use crate::step::{Edit, Step, edited};
 use crate::{db, units};
 
 /// What kind of run a plan is for.
@@ -76,7 +77,7 @@ impl Plan {
             Some(wanted) => ("plan-2.json", Some(wanted)),
             None => ("plan.json", state.plan.as_ref()),
         };
-        let plan: Self = read_json(root, &directory.join(name))?;
+        let plan: Self = root.read_json(&directory.join(name))?;
         if wanted != Some(&plan.digest()) {
             bail!(
                 "{}: not the plan that the journal names; restore it, or go back by hand with backup/RESTORE.txt",

@@ -3,11 +3,11 @@
 use anyhow::anyhow;
 use serde_json::json;
 
-use super::{Outcome, Session, status};
+use super::{Outcome, Session, runs};
 use crate::cli::Backup;
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Phase};
-use crate::step::{About, Context, Step, Undo, read_json, size};
+use crate::step::{About, Context, Step, Undo, size};
 
 pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
     match verb {
@@ -28,7 +28,7 @@ pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
 }
 
 fn about(session: &Session, id: &str) -> Option<About> {
-    read_json(&session.host.root, &journal::run_directory(id).join("backup/database.json")).ok()
+    session.host.root.read_json(&journal::run_directory(id).join("backup/database.json")).ok()
 }
 
 fn list(session: &mut Session) -> Outcome {
@@ -88,7 +88,7 @@ pub(super) fn prune(session: &Session, keep: Option<usize>) -> Result<Vec<String
         if about(session, &id).is_none() {
             continue;
         }
-        if status::load(session, &id).is_ok_and(|(_, s)| matches!(s.phase, Phase::Done | Phase::RolledBack)) {
+        if runs::load(session, &id).is_ok_and(|(_, s)| matches!(s.phase, Phase::Done | Phase::RolledBack)) {
             finished.push(id);
         }
     }

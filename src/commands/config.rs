@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::look::look;
 use super::plan::{diffs, who};
-use super::{Outcome, Session, run, status};
+use super::{Outcome, Session, run, runs};
 use crate::cli::{Config, Target};
 use crate::deployment::Depth;
 use crate::error::{Exit, Failure};
@@ -62,7 +62,7 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
 fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
     let _lock = session.lock_alone("config restore")?;
     let has_files = |session: &Session, id: &String| -> bool {
-        status::load(session, id).is_ok_and(|(plan, state)| {
+        runs::load(session, id).is_ok_and(|(plan, state)| {
             plan.steps
                 .iter()
                 .enumerate()
@@ -77,7 +77,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
             last.ok_or_else(|| Failure::new(Exit::Failed, anyhow!("no run changed a file")).next("history"))?
         }
     };
-    let (plan, state) = status::load(session, &id).map_err(|f| f.next("history"))?;
+    let (plan, state) = runs::load(session, &id).map_err(|f| f.next("history"))?;
     let mut site = super::any_site(session)?;
     session.nothing_runs(&site)?;
     let mut context = Context {

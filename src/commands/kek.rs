@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use serde_json::json;
 
 use super::plan::who;
-use super::{Outcome, Session, run, status};
+use super::{Outcome, Session, run, runs};
 use crate::cli::Kek;
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
@@ -116,7 +116,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
                 .ok_or_else(|| Failure::new(Exit::Failed, anyhow!("no run replaced a KEK signature")).next("history"))?
         }
     };
-    status::load(session, &id).map_err(|f| f.hint(format!("is {id} a run of `history`?")).next("history"))?;
+    runs::load(session, &id).map_err(|f| f.hint(format!("is {id} a run of `history`?")).next("history"))?;
     let mut deployment = super::any_deployment(session, Depth::Shallow)?;
     session.nothing_runs(&deployment.site)?;
     let mut context = Context {

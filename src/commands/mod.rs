@@ -9,6 +9,7 @@ mod look;
 mod notes;
 mod plan;
 mod run;
+mod runs;
 mod status;
 mod units;
 

@@ -10,13 +10,14 @@ use crate::approval::Approval;
 use crate::cli::Target;
 use crate::config::masked;
 use crate::db::Access;
+use crate::deployment::paste_dialect;
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
 use crate::finding::Severity;
 use crate::ini::Dialect;
 use crate::plan::FileChange;
 use crate::release::{Release, Severity as NoteSeverity};
-use crate::step::{Step, paste_dialect};
+use crate::step::Step;
 use crate::time;
 use crate::ui::Ui;
 

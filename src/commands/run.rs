@@ -4,6 +4,7 @@ use anyhow::anyhow;
 
 use super::look::{Look, look};
 use super::plan::{summary, who};
+use super::runs::following;
 use super::{Outcome, Session, check};
 use crate::approval::Approval;
 use crate::cli::Target;
@@ -12,10 +13,9 @@ use crate::deployment::{Deployment, Depth, Site};
 use crate::engine::{Ended, Run};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Lock, Phase, RunState};
-use crate::kek::Survey;
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
-use crate::step::{BASELINE, CodeAwaited, Step, Undo, proved, read_json};
+use crate::step::{CodeAwaited, Step, Undo};
 
 pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     let lock = session.lock_alone("upgrade")?;
@@ -125,11 +125,6 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
         None => "status".to_owned(),
     };
     Ok((Exit::Done, next))
-}
-
-/// The release after this one.
-pub(super) fn following(release: &Release) -> Option<&'static Release> {
-    Catalogue::embedded().ok()?.releases().iter().find(|r| release.is_before(r))
 }
 
 fn waiting(session: &mut Session, release: &str) -> (Exit, String) {
@@ -324,10 +319,4 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
         }
         Err(error) => Err(rollback_failed(error)),
     }
-}
-
-/// What the run knew to be readable when it began.
-pub(super) fn baseline(session: &Session, id: &str) -> Option<String> {
-    let path = journal::run_directory(id).join(BASELINE);
-    read_json::<Survey>(&session.host.root, &path).ok().map(|s| proved(&s))
 }

@@ -6,13 +6,13 @@ use anyhow::anyhow;
 use nix::fcntl::FlockArg;
 use serde_json::json;
 
-use super::run::{baseline, following};
+use super::runs::{baseline, following, load, name, phase};
 use super::{Outcome, Session};
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
-use crate::journal::{self, Journal, Lock, Phase, RunState};
-use crate::plan::{Kind, Plan};
-use crate::step::{About, read_json, size};
+use crate::journal::{self, Lock, Phase, RunState};
+use crate::plan::Plan;
+use crate::step::{About, size};
 use crate::time;
 
 pub(super) fn status(session: &mut Session, wait: bool) -> Outcome {
@@ -113,39 +113,11 @@ fn open(session: &mut Session, id: &str, state: &RunState, at_work: Option<&str>
 fn backup(session: &mut Session, id: &str) -> Result<(), Failure> {
     let directory = journal::run_directory(id).join("backup");
     if session.host.root.exists(&directory.join("database.json")) {
-        let about: About = read_json(&session.host.root, &directory.join("database.json"))?;
+        let about: About = session.host.root.read_json(&directory.join("database.json"))?;
         let place = session.host.root.shown(&directory);
         session.ui.row("backup", &format!("{}  {}, RESTORE.txt", place.display(), size(about.size)));
     }
     Ok(())
-}
-
-/// The plan and state of a run.
-pub(super) fn load(session: &Session, id: &str) -> Result<(Plan, RunState), Failure> {
-    let directory = journal::run_directory(id);
-    let state = RunState::replay(&Journal::read(&session.host.root, &directory)?);
-    let plan = Plan::load(&session.host.root, &directory, &state)?;
-    Ok((plan, state))
-}
-
-/// What a run is about, in words.
-pub(super) fn name(plan: &Plan) -> String {
-    match plan.kind {
-        Kind::Upgrade => format!("{} -> {}", plan.from, plan.to),
-        Kind::Db => "db upgrade".to_owned(),
-        Kind::Kek => "kek migrate".to_owned(),
-        Kind::Config => "config apply".to_owned(),
-    }
-}
-
-pub(super) fn phase(state: &RunState) -> &'static str {
-    match state.phase {
-        Phase::Forward => "interrupted",
-        Phase::Waiting => "waiting",
-        Phase::RollingBack => "rolling-back",
-        Phase::Done => "done",
-        Phase::RolledBack => "rolled-back",
-    }
 }
 
 pub(super) fn history(session: &mut Session) -> Outcome {

@@ -10,7 +10,6 @@ use crate::cli::Units;
 use crate::deployment::Site;
 use crate::error::{Exit, Failure};
 use crate::journal::{STATE, private};
-use crate::step::read_json;
 use crate::units;
 
 /// What ran when the units were first held; never taken anew while they are.
@@ -72,7 +71,7 @@ fn hold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
 fn unhold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     let _lock = session.lock_alone("units unhold")?;
     let root = &session.host.root;
-    let ran = if root.exists(&record()) { read_json::<Held>(root, &record())?.running } else { Vec::new() };
+    let ran = if root.exists(&record()) { root.read_json::<Held>(&record())?.running } else { Vec::new() };
     let mut all = units::all_held(root)?;
     all.extend(names.iter().cloned());
     let changed = units::unhold_files(root, &all)?;

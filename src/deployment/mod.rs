@@ -3,6 +3,7 @@
 mod code;
 mod facts;
 mod identify;
+mod record;
 mod services;
 mod site;
 
@@ -10,29 +11,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
 pub use code::{Code, installed_code};
 pub use identify::{Identified, identify};
+pub use record::{Recorded, paste_dialect, record_path, recorded};
 pub use site::{Host, Site};
 
 use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, Ledger, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
-use crate::step::{paste_dialect, recorded};
-
-/// Our own record of the release that the data is at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recorded {
-    /// Format of the record.
-    pub format: u32,
-    /// The release, by its id.
-    pub release: String,
-    /// The run that brought the data there.
-    pub run: String,
-}
 
 /// What is known of the database.
 #[derive(Debug)]

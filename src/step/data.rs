@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Observed, Undo, read_json};
+use super::{Context, Observed, Undo};
 use crate::crash;
 use crate::db::{Access, Database, KekRow, SecretRow};
 use crate::hsm::DataMechanism;
@@ -42,7 +42,7 @@ fn keep(context: &Context<'_>, file: &str, table: &str, column: &str, rows: Vec<
 }
 
 fn baseline(context: &Context<'_>) -> Result<Survey> {
-    read_json(context.root(), &context.file(BASELINE))
+    context.root().read_json(&context.file(BASELINE))
 }
 
 fn p11_rows(database: &Database) -> Result<Vec<KekRow>> {
@@ -123,7 +123,7 @@ fn restore_rows(
     file: &str,
     ours: impl Fn(Option<&str>, Option<&str>) -> Result<bool>,
 ) -> Result<bool> {
-    let kept: Kept = read_json(context.root(), &context.file(file))?;
+    let kept: Kept = context.root().read_json(&context.file(file))?;
     let mut database = context.site.open(Access::ReadWrite)?;
     let keks = kept.table == "kek_data";
     let now: BTreeMap<String, Option<String>> = if keks {

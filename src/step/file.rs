@@ -1,15 +1,15 @@
 //! Steps on files: edits of Barbican's files, and the record of the data's release.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Observed, Undo, read_json};
+use super::{Context, Observed, Undo};
 use crate::config;
-use crate::deployment::Recorded;
+use crate::deployment::{Recorded, paste_dialect, record_path, recorded};
 use crate::files::{Attributes, Contents, Root, digest};
-use crate::ini::{Dialect, Document};
+use crate::ini::Document;
 use crate::journal::{STATE, private};
 use crate::options::{self, Surroundings};
 use crate::paste::Rule;
@@ -80,16 +80,6 @@ pub fn edited(root: &Root, path: &Path, bytes: &[u8], edits: &[Edit]) -> Result<
     Ok((document.to_bytes(), changes))
 }
 
-/// The reader of the paste file under a release: Barbican left Python 2 with Ussuri.
-///
-/// # Errors
-/// If the release is not in the catalogue.
-pub fn paste_dialect(release: &str) -> Result<Dialect> {
-    let catalogue = Catalogue::embedded()?;
-    let of = |id: &str| catalogue.by_id(id).with_context(|| format!("release {id} is not known"));
-    Ok(if of(release)?.is_before(of("ussuri")?) { Dialect::Paste2 } else { Dialect::Paste3 })
-}
-
 fn current(context: &Context<'_>, path: &Path) -> Result<Contents> {
     context.root().read(path)?.with_context(|| format!("{} is missing", context.root().shown(path).display()))
 }
@@ -157,18 +147,6 @@ pub(super) fn restore(
     let attributes = now.map_or(Attributes { mode: 0o640, ..private() }, |c| c.attributes);
     context.root().write(path, &old.bytes, attributes)?;
     Ok(true)
-}
-
-fn record_path() -> PathBuf {
-    Path::new(STATE).join("deployment.json")
-}
-
-/// The release that the data is recorded to be at; `None` if nothing was recorded.
-///
-/// # Errors
-/// If the record cannot be read: that is never taken for none.
-pub fn recorded(root: &Root) -> Result<Option<Recorded>> {
-    if root.exists(&record_path()) { read_json(root, &record_path()).map(Some) } else { Ok(None) }
 }
 
 pub(super) fn observe_release(context: &Context<'_>, release: &str) -> Result<Observed> {

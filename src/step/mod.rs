@@ -8,13 +8,13 @@ mod file;
 mod schema;
 mod unit;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use data::{BASELINE, proved, restore_kept};
-pub use file::{Edit, edited, paste_dialect, recorded};
+pub use file::{Edit, edited};
 pub use schema::{About, size};
 pub use unit::CodeAwaited;
 
@@ -345,13 +345,4 @@ impl Step {
             }
         }
     }
-}
-
-/// Reads a JSON file of the run directory.
-///
-/// # Errors
-/// If it is missing or not what it should be.
-pub fn read_json<T: for<'a> Deserialize<'a>>(root: &Root, path: &Path) -> Result<T> {
-    let text = root.read_text(path)?.with_context(|| format!("{} is missing", root.shown(path).display()))?;
-    serde_json::from_str(&text).with_context(|| format!("reading {}", root.shown(path).display()))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Observed, Undo, read_json};
+use super::{Context, Observed, Undo};
 use crate::crash;
 use crate::db::{self, Access, Database, Ledger};
 use crate::files::digest;
@@ -86,7 +86,7 @@ pub fn size(bytes: u64) -> String {
 
 /// The backup of the run, if it is whole.
 fn check_backup(context: &Context<'_>) -> Result<About> {
-    let about: About = read_json(context.root(), &context.file(ABOUT))?;
+    let about: About = context.root().read_json(&context.file(ABOUT))?;
     let copy = context.file(COPY);
     let shown = context.root().shown(&copy);
     let bytes = context.root().read(&copy)?.with_context(|| format!("backup {} is missing", shown.display()))?.bytes;

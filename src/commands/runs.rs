@@ -1,0 +1,48 @@
+//! What several verbs ask about the runs of this host.
+
+use super::Session;
+use crate::error::Failure;
+use crate::journal::{self, Journal, Phase, RunState};
+use crate::kek::Survey;
+use crate::plan::{Kind, Plan};
+use crate::release::{Catalogue, Release};
+use crate::step::{BASELINE, proved};
+
+/// The plan and state of a run.
+pub(super) fn load(session: &Session, id: &str) -> Result<(Plan, RunState), Failure> {
+    let directory = journal::run_directory(id);
+    let state = RunState::replay(&Journal::read(&session.host.root, &directory)?);
+    let plan = Plan::load(&session.host.root, &directory, &state)?;
+    Ok((plan, state))
+}
+
+/// What a run is about, in words.
+pub(super) fn name(plan: &Plan) -> String {
+    match plan.kind {
+        Kind::Upgrade => format!("{} -> {}", plan.from, plan.to),
+        Kind::Db => "db upgrade".to_owned(),
+        Kind::Kek => "kek migrate".to_owned(),
+        Kind::Config => "config apply".to_owned(),
+    }
+}
+
+pub(super) fn phase(state: &RunState) -> &'static str {
+    match state.phase {
+        Phase::Forward => "interrupted",
+        Phase::Waiting => "waiting",
+        Phase::RollingBack => "rolling-back",
+        Phase::Done => "done",
+        Phase::RolledBack => "rolled-back",
+    }
+}
+
+/// What the run knew to be readable when it began.
+pub(super) fn baseline(session: &Session, id: &str) -> Option<String> {
+    let path = journal::run_directory(id).join(BASELINE);
+    session.host.root.read_json::<Survey>(&path).ok().map(|s| proved(&s))
+}
+
+/// The release after this one.
+pub(super) fn following(release: &Release) -> Option<&'static Release> {
+    Catalogue::embedded().ok()?.releases().iter().find(|r| release.is_before(r))
+}
