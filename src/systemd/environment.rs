@@ -61,6 +61,7 @@ enum At {
 
 /// Reads a file of assignments. The rules are systemd's, and not quite a shell's: quotes are quotes only where a value, or its next part,
 /// begins; a name that a variable cannot have is passed over; so is a line without `=`.
+#[expect(clippy::too_many_lines, reason = "one state machine: its arms belong together")]
 fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>> {
     let mut all = Vec::new();
     let mut name = String::new();
