@@ -72,16 +72,19 @@ pub(super) fn observe_backup(context: &mut Context<'_>) -> Result<Observed> {
 #[must_use]
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let mut unit = "bytes";
-    let mut tenths = u128::from(bytes) * 10;
-    for next in UNITS {
-        if tenths < 10_240 {
-            break;
+    let bytes = u128::from(bytes);
+    let mut shown = (1, "bytes");
+    for name in UNITS {
+        if bytes >= shown.0 * 1024 {
+            shown = (shown.0 * 1024, name);
         }
-        tenths /= 1024;
-        unit = next;
     }
-    if unit == "bytes" { format!("{bytes} bytes") } else { format!("{}.{} {unit}", tenths / 10, tenths % 10) }
+    let (unit, name) = shown;
+    if unit == 1 {
+        return format!("{bytes} bytes");
+    }
+    let tenths = (bytes * 10 + unit / 2) / unit;
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 /// The backup of the run, if it is whole.
