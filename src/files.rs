@@ -60,7 +60,16 @@ impl Root {
     /// # Errors
     /// If it is not a directory that can be opened.
     pub fn open(path: &Path) -> Result<Self> {
+        let given = rustix::fs::stat(path).with_context(|| format!("opening root {}", path.display()))?;
         let path = path.canonicalize().with_context(|| format!("opening root {}", path.display()))?;
+        let named = rustix::fs::stat(&path).with_context(|| format!("opening root {}", path.display()))?;
+        if (given.st_dev, given.st_ino) != (named.st_dev, named.st_ino) {
+            // The text of /proc/PID/root is "/", and that is this host, not what the link leads to.
+            bail!(
+                "root {}: a link of /proc leads where no path does; mount the tree, or work inside it",
+                path.display()
+            );
+        }
         let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("opening root {}", path.display()))?;
         Ok(Self { directory, path })
@@ -191,7 +200,10 @@ impl Root {
             }
             let fd = self.directory_fd(&parent)?;
             match rustix::fs::mkdirat(&fd, name, Mode::from_raw_mode(mode)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+                // The mode is meant, whatever the umask is.
+                Ok(()) => rustix::fs::chmodat(&fd, name, Mode::from_raw_mode(mode), AtFlags::empty())
+                    .with_context(|| format!("making directory {}", self.shown(&done).display()))?,
+                Err(Errno::EXIST) => {}
                 Err(e) => return Err(e).with_context(|| format!("making directory {}", self.shown(&done).display())),
             }
             rustix::fs::fsync(&fd).with_context(|| format!("syncing {}", parent.display()))?;
