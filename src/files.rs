@@ -1,5 +1,6 @@
 //! Files of the host or of an image: read, replaced atomically, restored. Everything stays inside the root directory.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -206,6 +207,7 @@ impl Root {
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(e).with_context(|| format!("making directory {}", self.shown(&done).display())),
             }
+            crash::point("directory made");
             rustix::fs::fsync(&fd).with_context(|| format!("syncing {}", parent.display()))?;
         }
         Ok(())
@@ -217,7 +219,7 @@ impl Root {
     }
 
     /// The directory that really holds `path` and the name in it: links are followed, so that a linked file is replaced, not its link.
-    fn place(&self, path: &Path) -> Result<(OwnedFd, PathBuf, std::ffi::OsString)> {
+    fn place(&self, path: &Path) -> Result<(OwnedFd, PathBuf, OsString)> {
         let real = match self.at(path, OFlags::PATH, Mode::empty()) {
             Ok(fd) => {
                 let real = link_of(&fd)?;
@@ -244,12 +246,14 @@ impl Root {
         let (directory, parent, name) = self.place(path)?;
         let old = self.at(&parent.join(&name), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty());
         let temporary = temporary_name(&name);
+        discard(&directory, &temporary)?;
         let fd = rustix::fs::openat(
             &directory,
             &temporary,
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::from_raw_mode(0o600),
         )?;
+        crash::point("file begun");
         let written = fill(fd, bytes, attributes, old.ok().as_ref()).and_then(|()| {
             crash::point("file written");
             Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?)
@@ -263,20 +267,42 @@ impl Root {
         Ok(rustix::fs::fsync(&directory)?)
     }
 
-    /// Removes a file, and syncs its directory. No file is no error.
+    /// Removes a file, with what a crash left of writing it, and syncs its directory. No file is no error.
     ///
     /// # Errors
     /// If it cannot be removed.
     pub fn remove(&self, path: &Path) -> Result<()> {
-        if !self.exists(path) {
-            return Ok(());
-        }
         let parent = path.parent().with_context(|| format!("{} has no directory", path.display()))?;
         let name = path.file_name().with_context(|| format!("{} has no name", path.display()))?;
+        if !self.exists(parent) {
+            return Ok(());
+        }
         let directory = self.directory_fd(parent)?;
-        rustix::fs::unlinkat(&directory, name, AtFlags::empty())
-            .with_context(|| format!("removing {}", self.shown(path).display()))?;
+        let removing = || format!("removing {}", self.shown(path).display());
+        discard(&directory, &temporary_name(name)).with_context(removing)?;
+        discard(&directory, name).with_context(removing)?;
+        crash::point("file removed");
         Ok(rustix::fs::fsync(&directory)?)
+    }
+
+    /// Removes what a crash left of writing the file at `path`, but not the file.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn settle(&self, path: &Path) -> Result<()> {
+        let (directory, _, name) = self.place(path)?;
+        discard(&directory, &temporary_name(&name)).with_context(|| format!("tidying beside {}", path.display()))
+    }
+
+    /// Removes what a crash left of writing files in a directory of our own.
+    ///
+    /// # Errors
+    /// If it cannot be read or something cannot be removed.
+    pub fn settle_all(&self, path: &Path) -> Result<()> {
+        for name in self.list(path)?.iter().filter(|n| n.starts_with('.') && n.ends_with(TEMPORARY)) {
+            discard(&self.directory_fd(path)?, name.as_ref()).with_context(|| format!("tidying {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Removes a directory if it is empty; anything else is left alone.
@@ -285,6 +311,7 @@ impl Root {
             && let Ok(directory) = self.directory_fd(parent)
         {
             rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).ok();
+            crash::point("directory removed");
         }
     }
 
@@ -306,10 +333,12 @@ impl Root {
         let name = link.file_name().with_context(|| format!("{} has no name", link.display()))?;
         let directory = self.directory_fd(parent)?;
         let temporary = temporary_name(name);
-        rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()).ok();
-        rustix::fs::symlinkat(target, &directory, &temporary)
-            .and_then(|()| rustix::fs::renameat(&directory, &temporary, &directory, name))
-            .with_context(|| format!("linking {}", self.shown(link).display()))?;
+        let linking = || format!("linking {}", self.shown(link).display());
+        discard(&directory, &temporary).with_context(linking)?;
+        rustix::fs::symlinkat(target, &directory, &temporary).with_context(linking)?;
+        crash::point("link made");
+        rustix::fs::renameat(&directory, &temporary, &directory, name).with_context(linking)?;
+        crash::point("link in place");
         Ok(rustix::fs::fsync(&directory)?)
     }
 
@@ -326,6 +355,7 @@ impl Root {
         let directory = self.directory_fd(parent)?;
         rustix::fs::unlinkat(&directory, name, AtFlags::empty())
             .with_context(|| format!("removing {}", self.shown(link).display()))?;
+        crash::point("link removed");
         Ok(rustix::fs::fsync(&directory)?)
     }
 
@@ -368,11 +398,22 @@ fn link_of(fd: &impl AsRawFd) -> Result<PathBuf> {
     Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?)
 }
 
-fn temporary_name(name: &std::ffi::OsStr) -> std::ffi::OsString {
-    let mut temporary = std::ffi::OsString::from(".");
+/// How the names of half written files end.
+const TEMPORARY: &str = ".keymgr-upgrade";
+
+/// Always the same for one file, so that what a crash leaves is found again and never accumulates. Whoever writes has the lock of the host.
+fn temporary_name(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(".");
     temporary.push(name);
-    temporary.push(format!(".keymgr-upgrade-{}", std::process::id()));
+    temporary.push(TEMPORARY);
     temporary
+}
+
+fn discard(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
 }
 
 fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&OwnedFd>) -> Result<()> {

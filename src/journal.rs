@@ -328,6 +328,7 @@ impl Journal {
     pub fn append(&mut self, at: u64, event: Event) -> Result<()> {
         let mut line = serde_json::to_vec(&Record { at, event })?;
         line.push(b'\n');
+        crash::point("journal to write");
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // A half line would be taken for a torn one, which is right too; cut it off all the same.

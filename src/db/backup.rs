@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+    ffi,
+};
 
 use super::{
     Access, Error, Result, error,
@@ -15,6 +19,7 @@ use super::{
     rows::fingerprint,
     sqlite::{Sqlite, connect},
 };
+use crate::crash;
 
 impl Sqlite {
     pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
@@ -24,6 +29,7 @@ impl Sqlite {
         remove_companions(&partial)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
         let file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
+        crash::point("backup begun");
         let mut copy = connect(&partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
         copy_all(&self.conn, &mut copy).map_err(|e| {
             let error = error::sqlite(&partial, "cannot be written", e);
@@ -33,6 +39,7 @@ impl Sqlite {
         let digest = fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
         copy.close().map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;
         remove_companions(&partial)?;
+        crash::point("backup filled");
         file.sync_all().map_err(|e| error::io(&partial, "cannot be synced", e))?;
         // What an older backup of this name left behind must not be taken for part of this one.
         remove_companions(path)?;
@@ -58,7 +65,8 @@ pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Res
         }
         Err(other) => return Err(other),
     };
-    copy_all(&source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
+    copy_pieces(&source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
+    crash::point("database restored");
     let restored = target.fingerprint()?;
     target.checkpoint()?;
     target.conn.close().map_err(|(_, e)| error::sqlite(path, "cannot be closed", e))?;
@@ -78,6 +86,20 @@ impl Sqlite {
         match log().map_err(self.fail("cannot be synced"))? {
             0 => Ok(()),
             _ => Err(Error::Locked { path: self.path.clone() }),
+        }
+    }
+}
+
+/// Copies a database that nobody writes to, a piece at a time: all of it is one transaction of the target.
+fn copy_pieces(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
+    const PAGES: i32 = 64;
+    let copy = Backup::new(from, to)?;
+    loop {
+        match copy.step(PAGES)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => crash::point("pages restored"),
+            // Busy or locked, after the busy timeout.
+            _ => return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None)),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::{
     shape::LEDGER,
     sqlite::{Sqlite, connect, has_table, quoted, write_ledger},
 };
+use crate::crash;
 
 impl Sqlite {
     pub(super) fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
@@ -125,7 +126,12 @@ impl Sqlite {
     fn execute(&self, revision: &Revision, statement: &str) -> Result<()> {
         let first = statement.lines().next().unwrap_or_default();
         let doing = format!("revision {}: cannot run `{first}`", revision.id);
-        self.conn.execute_batch(statement).map_err(self.fail(doing))
+        self.conn.execute_batch(statement).map_err(self.fail(doing))?;
+        // Not on a copy, which has no transaction and nothing to lose.
+        if !self.conn.is_autocommit() {
+            crash::point("statement run");
+        }
+        Ok(())
     }
 
     pub(super) fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {

@@ -9,6 +9,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::{Access, Error, Ledger, Proof, Result, Shape, Verification, error, known, position, shape::LEDGER};
+use crate::crash;
 
 /// How alembic creates its table today. An older one, without the key, is kept as found.
 const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (
@@ -123,14 +124,19 @@ impl Sqlite {
 
     /// Starts a transaction that holds the write lock from the first moment.
     pub(super) fn begin(&self) -> Result<()> {
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.fail("cannot start a transaction"))
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.fail("cannot start a transaction"))?;
+        crash::point("transaction begun");
+        Ok(())
     }
 
     /// Commits; if that fails nothing was changed.
     pub(super) fn commit(&self) -> Result<()> {
+        crash::point("to commit");
         let done = self.conn.execute_batch("COMMIT").map_err(self.fail("cannot commit"));
         if done.is_err() {
             self.rollback();
+        } else {
+            crash::point("committed");
         }
         done
     }

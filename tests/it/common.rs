@@ -41,6 +41,9 @@ impl Said {
     }
 }
 
+/// SoftHSM's own configuration, inside the image.
+pub(crate) const SOFTHSM_CONF: &str = "etc/softhsm/softhsm2.conf";
+
 /// The genuine Liberty deployment below a temporary directory.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
@@ -55,6 +58,20 @@ impl Sandbox {
         let status = Command::new(script).arg(base.path().join("root")).status().unwrap();
         assert!(status.success());
         Self { base }
+    }
+
+    /// A copy of it as it stands, in memory where that is to be had.
+    pub(crate) fn copy(&self) -> Self {
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let base = tempfile::Builder::new().prefix("keymgr-it-").tempdir_in(place).unwrap();
+        let copy = Self { base };
+        let status = Command::new("cp").arg("-a").arg(self.root()).arg(copy.root()).status().unwrap();
+        assert!(status.success());
+        // It names the tokens by their whole path.
+        let conf = copy.read(SOFTHSM_CONF).replace(&*self.root().to_string_lossy(), &copy.root().to_string_lossy());
+        copy.write(SOFTHSM_CONF, &conf);
+        copy
     }
 
     /// The image's root.
@@ -77,7 +94,7 @@ impl Sandbox {
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("SOFTHSM2_CONF", self.path("etc/softhsm/softhsm2.conf"))
+            .env("SOFTHSM2_CONF", self.path(SOFTHSM_CONF))
             .env("P11SHIM_LIBERTY", "1")
             .stdin(Stdio::null());
         command

@@ -10,6 +10,7 @@
 
 mod catalogue;
 mod common;
+mod crash;
 mod halves;
 mod hsm;
 mod python_readers;
