@@ -8,10 +8,12 @@
     reason = "a test fails by panicking, and starts and writes what it looks at"
 )]
 
+mod bad_input;
 mod catalogue;
 mod common;
 mod halves;
 mod hsm;
+mod proof;
 mod python_readers;
 mod real_barbican;
 mod sqlite_schema;
