@@ -79,6 +79,11 @@ impl Sandbox {
         self.base.path().join("root")
     }
 
+    /// A file beside the image, for what the PKCS#11 module logs.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.base.path().join("p11.log")
+    }
+
     /// A path inside the image, as seen from outside.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.root().join(inside.trim_start_matches('/'))

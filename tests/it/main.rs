@@ -8,11 +8,13 @@
     reason = "a test fails by panicking, and starts and writes what it looks at"
 )]
 
+mod bad_input;
 mod catalogue;
 mod common;
 mod crash;
 mod halves;
 mod hsm;
+mod proof;
 mod python_readers;
 mod real_barbican;
 mod sqlite_schema;
