@@ -111,6 +111,9 @@ pub enum Verb {
         /// Lose what was written since the services started again
         #[arg(long)]
         discard_new_data: bool,
+        /// Leave a run alone whose directory is lost; nothing is undone
+        #[arg(long, conflicts_with = "discard_new_data")]
+        abandon: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

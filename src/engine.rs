@@ -70,6 +70,20 @@ pub enum Ended {
     },
 }
 
+/// What every run's `backup/` says, until a copy of the database is in it.
+const RESTORE: &str = "\
+How to put things back by hand, without keymgr-upgrade
+
+1. Stop every barbican service on every host, and see that they are stopped.
+2. Put back the files whose copies lie here as files!PATH, with ! for /:
+   files!etc!barbican!barbican.conf was /etc/barbican/barbican.conf. Keep owner
+   and mode of the file that is there.
+3. keks.json and mechanisms.json hold old values of rows, by id.
+4. Remove the holds:
+   /etc/systemd/system/*barbican*.service.d/zzz-keymgr-upgrade-hold.conf
+   then systemctl daemon-reload, and start the services.
+";
+
 /// An open run: its plan, its journal, and the lock of the host.
 #[derive(Debug)]
 pub struct Run {
@@ -90,19 +104,22 @@ impl Run {
     ///
     /// # Errors
     /// If another run is open or at work, or something cannot be written; nothing is open then.
-    pub fn begin(root: &Root, lock: Lock, plan: Plan, baseline: &str, by: &str) -> Result<Self> {
+    pub fn begin(root: &Root, lock: Lock, plan: Plan, baseline: &str, accepted: &[String], by: &str) -> Result<Self> {
         if let Some(open) = journal::current(root) {
             bail!("run {open} is open");
         }
         let mut now = time::now();
-        while root.exists(&journal::run_directory(&time::id(now))) {
-            now += 1;
+        if let Some(newest) = journal::runs(root)?.iter().filter_map(|id| time::of_id(id)).max() {
+            // Runs are told apart and ordered by their ids, also when the clock was put back.
+            now = now.max(newest + 1);
         }
         let id = time::id(now);
         let directory = journal::run_directory(&id);
         root.make_directory(&directory.join("backup"), 0o700)?;
         root.write(&directory.join("plan.json"), &serde_json::to_vec_pretty(&plan)?, journal::private())?;
         root.write(&directory.join("baseline.json"), baseline.as_bytes(), journal::private())?;
+        root.write(&directory.join("accepted.json"), &serde_json::to_vec(accepted)?, journal::private())?;
+        root.write(&directory.join("backup/RESTORE.txt"), RESTORE.as_bytes(), journal::private())?;
         let (mut journal, _) = Journal::open(root, &directory)?;
         let event = Event::Open { format: journal::FORMAT, plan: plan.digest(), by: by.to_owned() };
         journal.append(now, event)?;
@@ -121,6 +138,9 @@ impl Run {
     /// If its journal is damaged, or its plan is not the one that the journal names.
     pub fn reopen(root: &Root, lock: Lock, id: &str) -> Result<Self> {
         let directory = journal::run_directory(id);
+        if !root.exists(&directory.join("journal.jsonl")) {
+            bail!("{} is gone: what the run did is not known", root.shown(&directory.join("journal.jsonl")).display());
+        }
         let (journal, records) = Journal::open(root, &directory)?;
         let state = RunState::replay(&records);
         let plan = Plan::load(root, &directory, &state)?;
@@ -160,9 +180,7 @@ impl Run {
         let released = steps.iter().position(|s| matches!(s, Step::UnholdUnits { .. }));
         let begun = released.is_some_and(|i| self.state.get(i).undo.is_some());
         for (index, step) in steps.iter().enumerate() {
-            // Services must be down and held while we work, whatever happened in between: looked at again on every resume.
-            let again = !begun && matches!(step, Step::StopUnits { .. } | Step::HoldUnits { .. });
-            if self.state.get(index).done.is_some() && !again {
+            if self.state.get(index).done.is_some() && (begun || !self.looks_again(step)) {
                 continue;
             }
             if STOP.load(Ordering::SeqCst) {
@@ -172,13 +190,14 @@ impl Run {
             report(Progress::Begin { index, total, step });
             log::info!("step {}: {}", index + 1, step.title());
             let begin = Instant::now();
+            let first = self.state.get(index).done.is_none();
             let result = self.one(context, index, step);
             let milliseconds = begin.elapsed().as_millis();
             let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });
             match result {
                 Ok((Applied::Done, changed, detail)) => {
                     end(if changed { "ok" } else { "unchanged" }, &detail);
-                    if matches!(step, Step::AwaitCode { .. }) {
+                    if first && matches!(step, Step::AwaitCode { .. }) {
                         return Ok(Ended::Code);
                     }
                 }
@@ -200,12 +219,52 @@ impl Run {
         Ok(Ended::Done)
     }
 
+    /// Steps whose work somebody else may have undone since: services must be down and held while we work, the code must be the one that the rest
+    /// was planned for, and the copy must be of what the database holds when we first write to it.
+    fn looks_again(&self, step: &Step) -> bool {
+        match step {
+            Step::StopUnits { .. } | Step::HoldUnits { .. } | Step::AwaitCode { .. } => true,
+            Step::BackUpDatabase => !self.has_written(),
+            _ => false,
+        }
+    }
+
+    /// Whether a step that writes to the database may have acted.
+    #[must_use]
+    pub fn has_written(&self) -> bool {
+        self.plan.steps.iter().enumerate().any(|(i, s)| s.writes_database() && self.state.get(i).undo.is_some())
+    }
+
+    /// Whether a step may have changed database, files or code.
+    #[must_use]
+    pub fn has_acted(&self) -> bool {
+        self.plan.steps.iter().enumerate().any(|(i, s)| {
+            let changes = s.writes_database() || matches!(s, Step::EditFile { .. } | Step::RecordRelease { .. });
+            let code = matches!(s, Step::AwaitCode { .. }) && self.state.get(i).done.is_some();
+            code || changes && self.state.get(i).undo.is_some()
+        })
+    }
+
     /// One step: look; prepare and record what undoes it; act; look again; record that it is done.
     fn one(&mut self, context: &mut Context<'_>, index: usize, step: &Step) -> Result<(Applied, bool, String)> {
-        let begun = self.state.get(index).undo;
+        let mut begun = self.state.get(index).undo;
+        if let (None, Step::AwaitCode { .. }) = (&begun, step) {
+            // Code that is new already when it is first looked at has to be taken back all the same.
+            let undo = serde_json::to_value(step.prepare(context)?)?;
+            self.journal.started(time::now(), index, undo.clone())?;
+            self.state.step(index).undo = Some(undo.clone());
+            begun = Some(undo);
+        }
+        if matches!(step, Step::UnholdUnits { .. }) {
+            for code in self.plan.steps.clone().iter().filter(|s| matches!(s, Step::AwaitCode { .. })) {
+                if look(code, context)? == Observed::Before {
+                    bail!("the code is no longer that of {}: install it again, then resume", self.plan.to);
+                }
+            }
+        }
         if let Observed::After(detail) = look(step, context)? {
             let changed = begun.is_some();
-            self.done(index, changed, &detail)?;
+            self.done(context, index, step, changed, &detail)?;
             return Ok((Applied::Done, changed, detail));
         }
         let undo = match begun {
@@ -222,15 +281,28 @@ impl Run {
         }
         match look(step, context)? {
             Observed::After(detail) => {
-                self.done(index, true, &detail)?;
+                self.done(context, index, step, true, &detail)?;
                 Ok((Applied::Done, true, detail))
             }
             Observed::Before | Observed::Foreign(_) => bail!("{}: carried out, but not as it is to be", step.title()),
         }
     }
 
-    fn done(&mut self, index: usize, changed: bool, detail: &str) -> Result<()> {
-        self.record(Event::StepDone { step: index, changed, detail: detail.to_owned() })?;
+    fn done(&mut self, context: &Context<'_>, index: usize, step: &Step, changed: bool, detail: &str) -> Result<()> {
+        let fingerprint = if step.writes_database() || *step == Step::BackUpDatabase {
+            Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?)
+        } else {
+            None
+        };
+        self.record(Event::StepDone {
+            step: index,
+            changed,
+            detail: detail.to_owned(),
+            fingerprint: fingerprint.clone(),
+        })?;
+        if fingerprint.is_some() {
+            self.state.fingerprint = fingerprint;
+        }
         self.state.step(index).done = Some((changed, detail.to_owned()));
         Ok(())
     }
@@ -292,4 +364,22 @@ fn look(step: &Step, context: &mut Context<'_>) -> Result<Observed> {
         Observed::Foreign(reason) => bail!("{reason}"),
         seen => Ok(seen),
     }
+}
+
+/// From now on SIGTERM, SIGINT and SIGHUP end a run between two steps, never within one.
+///
+/// # Errors
+/// If they cannot be handled.
+pub fn stop_at_step_borders() -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGINT,
+        signal_hook::consts::SIGHUP,
+    ])?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            STOP.store(true, Ordering::SeqCst);
+        }
+    });
+    Ok(())
 }

@@ -168,7 +168,16 @@ fn fast_forward(case: &Case<'_>) -> &'static str {
 fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
     let deployment = case.deployment;
     match &deployment.code {
+        Code::None if deployment.has_units => {
+            let finding =
+                Finding::fail("code", "there are barbican units here, but no Barbican code was found").approvable();
+            all.push(finding.remedy("name its interpreter: [code] python in keymgr-upgrade.conf"));
+        }
         Code::None => all.push(Finding::warn("code", "no Barbican is installed here: data and files only")),
+        Code::Mixed(words) => {
+            let finding = Finding::fail("code", "Barbican's packages are of different versions, or half way");
+            all.push(finding.evidence(vec![words.clone()]).remedy("let the package manager finish first"));
+        }
         Code::At { release: None, unknown, version, .. } => {
             let why = unknown.as_ref().map_or_else(|| version.clone(), ToString::to_string);
             all.push(Finding::fail("code", why).remedy("install a keymgr-upgrade that knows this release"));

@@ -85,6 +85,9 @@ pub enum Event {
         changed: bool,
         /// For people: counts, sizes.
         detail: String,
+        /// Fingerprint of the database, of a step that writes to it or copies it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fingerprint: Option<String>,
     },
     /// The step ended in an error.
     StepFailed {
@@ -197,6 +200,8 @@ pub struct RunState {
     pub times: (u64, u64),
     /// The last error, forward or back.
     pub error: Option<String>,
+    /// Fingerprint of the database when a step last left it; unknown while one that writes is under way.
+    pub fingerprint: Option<String>,
 }
 
 impl RunState {
@@ -211,6 +216,7 @@ impl RunState {
             by: String::new(),
             times: (records.first().map_or(0, |r| r.at), records.last().map_or(0, |r| r.at)),
             error: None,
+            fingerprint: None,
         };
         for record in records {
             state.apply(record);
@@ -248,7 +254,10 @@ impl RunState {
                 step.times.0.get_or_insert(record.at);
                 step.error = None;
             }
-            Event::StepDone { step, changed, detail } => {
+            Event::StepDone { step, changed, detail, fingerprint } => {
+                if fingerprint.is_some() {
+                    self.fingerprint.clone_from(fingerprint);
+                }
                 let step = self.step(*step);
                 let before = step.done.take().is_some_and(|(changed, _)| changed);
                 step.done = Some((*changed || before, detail.clone()));
@@ -457,8 +466,8 @@ mod tests {
             Event::StepStarted { step: 0, undo: Value::from("first") },
             Event::StepFailed { step: 0, error: "why".into() },
             Event::StepStarted { step: 0, undo: Value::from("second") },
-            Event::StepDone { step: 0, changed: true, detail: "d".into() },
-            Event::StepDone { step: 0, changed: false, detail: "d".into() },
+            Event::StepDone { step: 0, changed: true, detail: "d".into(), fingerprint: None },
+            Event::StepDone { step: 0, changed: false, detail: "d".into(), fingerprint: None },
             Event::Waiting { release: "mitaka".into() },
             Event::Replanned { plan: "q".into() },
             Event::StepStarted { step: 2, undo: Value::Null },

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::paste_dialect;
-use crate::deployment::{Code, Deployment, Host};
+use crate::deployment::{Code, Deployment, Host, Site, paste_dialect};
 use crate::files::{Root, digest};
 use crate::ini::Document;
 use crate::journal::RunState;
@@ -39,6 +38,10 @@ pub struct Plan {
     pub format: u32,
     /// What kind of run.
     pub kind: Kind,
+    /// Barbican's main configuration file, inside the root.
+    pub config_file: PathBuf,
+    /// The database that the run is about, without a password, and where it is on this host.
+    pub database: (String, PathBuf),
     /// The release the data is at, by its id; empty where it does not matter.
     pub from: String,
     /// The release to go to, by its id; empty where it does not matter.
@@ -52,8 +55,39 @@ pub struct Plan {
 impl Plan {
     /// A plan of steps that are not between releases.
     #[must_use]
-    pub fn of(kind: Kind, steps: Vec<Step>) -> Self {
-        Self { format: 1, kind, from: String::new(), to: String::new(), path: Vec::new(), steps }
+    pub fn of(kind: Kind, host: &Host, site: &Site, steps: Vec<Step>) -> Self {
+        Self {
+            format: 1,
+            kind,
+            config_file: host.settings.config_file.clone(),
+            database: (site.shown(), site.path().map(Path::to_owned).unwrap_or_default()),
+            from: String::new(),
+            to: String::new(),
+            path: Vec::new(),
+            steps,
+        }
+    }
+
+    /// Whether `site` leads to the database that this plan is about.
+    ///
+    /// # Errors
+    /// If it leads to another one: the files were changed meanwhile, or another configuration is named.
+    pub fn same_database(&self, site: &Site) -> Result<()> {
+        let path = site.path()?;
+        if path != self.database.1 {
+            bail!(
+                "the run is about database {}, but the configuration now leads to {}: put it back as it was",
+                self.database.1.display(),
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the plan takes a copy of the database.
+    #[must_use]
+    pub fn backs_up(&self) -> bool {
+        self.steps.contains(&Step::BackUpDatabase)
     }
 
     /// A short name for these very steps; an approval is for one digest.
@@ -114,6 +148,8 @@ pub struct Draft {
     pub conflicts: Vec<Conflict>,
     /// The releases on the way.
     pub path: Vec<&'static Release>,
+    /// What could not be looked at; a plan made without it must not run.
+    pub unknown: Option<String>,
 }
 
 /// Plans the way of a deployment along `path` to its last release.
@@ -157,14 +193,16 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
         steps.push(Step::StartUnits { units: deployment.running.clone() });
     }
     let plan = Plan {
-        format: 1,
-        kind: Kind::Upgrade,
         from: deployment.from.release.id.clone(),
         to: to.id.clone(),
         path: path.iter().map(|r| r.id.clone()).collect(),
-        steps,
+        ..Plan::of(Kind::Upgrade, host, &deployment.site, steps)
     };
-    Ok(Draft { plan, files, conflicts, path: path.to_vec() })
+    let unknown = deployment.database.as_ref().err().or(deployment.survey.as_ref().err()).cloned();
+    let unknown = unknown.or_else(|| {
+        deployment.facts.plugin_rows.is_none().then(|| "the rows of the database cannot be counted".to_owned())
+    });
+    Ok(Draft { plan, files, conflicts, path: path.to_vec(), unknown })
 }
 
 /// One step for each release up to `to` that has revisions the database lacks: also revisions that came late in the series of a release passed

@@ -46,6 +46,24 @@ pub fn id(seconds: u64) -> String {
     format!("{y:04}{mo:02}{d:02}T{h:02}{mi:02}{s:02}Z")
 }
 
+/// The seconds since the epoch that [`id`] named; `None` if it is no such name.
+#[must_use]
+pub fn of_id(id: &str) -> Option<u64> {
+    let number = |from: usize, to: usize| id.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    let (hour, minute, second) = (number(9, 11)?, number(11, 13)?, number(13, 15)?);
+    if year < 1970 || !(1..=12).contains(&month) || id.get(8..9)? != "T" {
+        return None;
+    }
+    // The inverse of `civil`: years begin on 1 March.
+    let year = if month <= 2 { year - 1 } else { year };
+    let month_from_march = if month > 2 { month - 3 } else { month + 9 };
+    let day_of_year = (153 * month_from_march + 2) / 5 + day.checked_sub(1)?;
+    let day_of_era = year % 400 * 365 + year % 400 / 4 - year % 400 / 100 + day_of_year;
+    let days = (year / 400 * 146_097 + day_of_era).checked_sub(719_468)?;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
 /// A length of time for people: `0.3 s`, `78 s`, `2 min 19 s`, `1 h 17 min`.
 #[must_use]
 pub fn span(milliseconds: u128) -> String {
@@ -75,6 +93,10 @@ mod tests {
         }
         assert_eq!(id(1_795_312_684), "20261122T015804Z");
         assert_eq!(clock(1_795_312_684), "01:58:04Z");
+        for seconds in [0, 951_782_399, 951_782_400, 1_795_312_684, 4_107_542_400] {
+            assert_eq!(of_id(&id(seconds)), Some(seconds));
+        }
+        assert_eq!(["", "latest", "20261399T000000", "2026é122T015804Z"].map(of_id), [None; 4]);
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(super) fn head(ui: &mut Ui, look: &Look) {
     let version = match &deployment.code {
         Code::At { version, .. } => version.as_str(),
         Code::None => "no code installed",
+        Code::Mixed(_) => "packages half way",
     };
     ui.row("now", &format!("{}; {version}; known by: {}", from.release.name, from.how));
     ui.row("next", &look.to.name);

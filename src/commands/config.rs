@@ -55,8 +55,8 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     if !session.confirm(yes, "Proceed?")? {
         return Ok((Exit::Done, format!("config diff {}", look.arguments())));
     }
-    let plan = Plan::of(Kind::Config, steps);
-    run::begin(session, lock, plan, look.deployment, &who())
+    let plan = Plan::of(Kind::Config, &session.host, &look.deployment.site, steps);
+    run::begin(session, lock, plan, look.deployment, &[], &who())
 }
 
 fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {

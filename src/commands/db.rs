@@ -7,7 +7,7 @@ use super::plan::{number, statements, who};
 use super::{Outcome, Session, run};
 use crate::cli::Db;
 use crate::db::{self, Access, Database, Dialect, Ledger, Orphans, Proof};
-use crate::deployment::{Deployment, Depth};
+use crate::deployment::{Deployment, Depth, Site};
 use crate::error::{Exit, Failure};
 use crate::plan::{Kind, Plan, schema_steps};
 use crate::release::Catalogue;
@@ -155,7 +155,7 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
         return Ok((Exit::Done, "db verify".to_owned()));
     }
     let deployment = deployment(session).or_else(|_| super::deployment_at(session, &at))?;
-    let plan = schema_plan(session, &at, to)?;
+    let plan = schema_plan(session, &deployment.site, &at, to)?;
     blockers(session, &deployment, &at, to)?;
     for (revision, sql) in statements(&deployment, &plan.steps)? {
         session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
@@ -163,11 +163,11 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     if !session.confirm(yes, "Proceed?")? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
-    run::begin(session, lock, plan, deployment, &who())
+    run::begin(session, lock, plan, deployment, &[], &who())
 }
 
 /// One step a release, also where the target is in the middle of one.
-fn schema_plan(session: &Session, at: &str, to: &str) -> Result<Plan, Failure> {
+fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Plan, Failure> {
     let catalogue = Catalogue::embedded()?;
     let last = catalogue.release_of_revision(to).context("the revision belongs to no release")?;
     let mut steps = Vec::new();
@@ -182,7 +182,7 @@ fn schema_plan(session: &Session, at: &str, to: &str) -> Result<Plan, Failure> {
             step => step,
         });
     }
-    Ok(Plan::of(Kind::Db, steps))
+    Ok(Plan::of(Kind::Db, &session.host, site, steps))
 }
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {

@@ -102,7 +102,8 @@ fn migrate(session: &mut Session, dry_run: bool, yes: bool) -> Outcome {
         return Ok((Exit::Done, "kek status".to_owned()));
     }
     let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];
-    run::begin(session, lock, Plan::of(Kind::Kek, steps), deployment, &who())
+    let plan = Plan::of(Kind::Kek, &session.host, &deployment.site, steps);
+    run::begin(session, lock, plan, deployment, &[], &who())
 }
 
 fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {

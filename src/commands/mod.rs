@@ -20,6 +20,7 @@ use anyhow::Context as _;
 use crate::cli::{Cli, Global, Verb};
 use crate::db::{Access, Ledger};
 use crate::deployment::{Deployment, Depth, Host, Site};
+use crate::engine;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
@@ -100,7 +101,7 @@ impl Session {
             Verb::Approve(target) => plan::approve(self, &target),
             Verb::Upgrade { target, yes } => run::upgrade(self, &target, yes),
             Verb::Resume { accept_changes } => run::resume(self, accept_changes),
-            Verb::Rollback { discard_new_data, yes } => run::rollback(self, discard_new_data, yes),
+            Verb::Rollback { discard_new_data, abandon, yes } => run::rollback(self, discard_new_data, abandon, yes),
             Verb::Db(verb) => db::db(self, verb),
             Verb::Kek(verb) => kek::kek(self, verb),
             Verb::Config(verb) => config::config(self, verb),
@@ -158,7 +159,8 @@ impl Session {
         if !self.ui.can_ask() {
             return Err(Failure::usage("nobody can be asked here: give --yes to go ahead"));
         }
-        Ok(self.ui.ask(question).context("reading the answer")?)
+        let answer = self.ui.ask(question).context("reading the answer")?;
+        Ok(answer && !engine::STOP.load(std::sync::atomic::Ordering::SeqCst))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `upgrade`, `resume`, `rollback`: the verbs that change things, through the engine.
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 
 use super::look::{Look, look};
 use super::plan::{summary, who};
@@ -8,9 +8,9 @@ use super::runs::following;
 use super::{Outcome, Session, check};
 use crate::approval::Approval;
 use crate::cli::Target;
-use crate::db::Access;
-use crate::deployment::{Deployment, Depth, Site};
-use crate::engine::{Ended, Run};
+use crate::db::{Access, Ledger};
+use crate::deployment::{Code, Deployment, Depth, Site, installed_code};
+use crate::engine::{self, Ended, Run};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
@@ -40,8 +40,16 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
     }
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
-    let by = approval.map_or_else(who, |a| format!("{}, approved by {}", who(), a.by));
-    begin(session, lock, plan, deployment, &by)
+    let names = crate::units::names(&session.host.settings.units)?;
+    if deployment.site.running(&session.host, &names)? != deployment.running {
+        let error = anyhow!("services were started or stopped while you were asked");
+        return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
+    }
+    let (by, accepted) = match approval {
+        Some(approval) => (format!("{}, approved by {}", who(), approval.by), approval.accepted),
+        None => (who(), Vec::new()),
+    };
+    begin(session, lock, plan, deployment, &accepted, &by)
 }
 
 /// Refuses, and says why.
@@ -65,15 +73,33 @@ fn blocked(session: &mut Session, look: &Look) -> Outcome {
 }
 
 /// Opens a run for `plan` on what was looked at, and carries it out.
-pub(super) fn begin(session: &mut Session, lock: Lock, plan: Plan, deployment: Deployment, by: &str) -> Outcome {
+pub(super) fn begin(
+    session: &mut Session,
+    lock: Lock,
+    plan: Plan,
+    deployment: Deployment,
+    accepted: &[String],
+    by: &str,
+) -> Outcome {
     let baseline = match &deployment.survey {
         Ok(survey) => serde_json::to_string(survey).map_err(anyhow::Error::from)?,
         Err(why) => return Err(Failure::new(Exit::Blocked, anyhow!(why.clone()))),
     };
-    let run = Run::begin(&session.host.root, lock, plan, &baseline, by)?;
+    engine::stop_at_step_borders().context("handling signals")?;
+    let run = Run::begin(&session.host.root, lock, plan, &baseline, accepted, by)?;
     // The operator's word is for one run.
-    Approval::spend(&session.host.root)?;
-    forward(session, run, deployment.site)
+    Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
+    forward(session, run, deployment.site).map_err(open)
+}
+
+/// With a run open the host is not as before, whatever failed.
+fn open(failure: Failure) -> Failure {
+    if failure.exit != Exit::Failed || failure.next == "check" && !failure.hints.is_empty() {
+        return failure;
+    }
+    Failure { exit: Exit::Interrupted, ..failure }
+        .hint("a run is open, and services may be held: repair that, then keymgr-upgrade resume, or rollback")
+        .next("status")
 }
 
 fn forward(session: &mut Session, mut run: Run, mut site: Site) -> Outcome {
@@ -88,10 +114,10 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site) -> Outcome {
                 replan(session, &mut run, false)?;
                 continue;
             }
-            Ended::Waiting(release) => Ok(waiting(session, &release)),
+            Ended::Waiting(release) => waiting(session, &release),
             Ended::Stopped { step } => {
                 session.ui.set("state", "interrupted");
-                session.ui.line(format!("Stopped before step {}, as asked. Services stay held.", step + 1));
+                session.ui.line(format!("Stopped before step {}, as asked.", step + 1));
                 Ok((Exit::Interrupted, "resume".to_owned()))
             }
             Ended::Failed { step, error } => failed(session, run, site, step, error),
@@ -127,29 +153,39 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
     Ok((Exit::Done, next))
 }
 
-fn waiting(session: &mut Session, release: &str) -> (Exit, String) {
+fn waiting(session: &mut Session, release: &str) -> Outcome {
+    let there = match installed_code(&session.host.root, &session.host.settings)? {
+        Code::None => "no code is installed".to_owned(),
+        Code::Mixed(words) => format!("half way: {words}"),
+        Code::At { version, release: Some(id), .. } => format!("now there: {version} ({id})"),
+        Code::At { version, .. } => format!("now there: {version}, which is not known"),
+    };
     session.ui.set("state", "waiting");
     session.ui.set("waiting_for", release);
-    session.ui.line(format!("WAITING for the code of {release}: services are stopped and held, the backup is taken."));
-    session.ui.line("Install it now, with its dependencies. Its services cannot start meanwhile.");
-    (Exit::Interrupted, "resume   (when the code is installed)".to_owned())
+    session.ui.line(format!("WAITING for the code of {release}; {there}."));
+    session.ui.line("Services are held. Install it now, with its dependencies; they cannot start.");
+    Ok((Exit::Interrupted, "resume   (when the code is installed)".to_owned()))
 }
 
-/// Before the code changed a failure is undone by itself; afterwards the operator decides.
+/// Before anything was changed a failure is undone by itself; afterwards the operator decides.
 fn failed(session: &mut Session, mut run: Run, mut site: Site, step: usize, error: anyhow::Error) -> Outcome {
-    let first_half = run.plan.code().is_some_and(|code| step < code);
-    if !first_half {
+    if run.has_acted() {
         session.ui.set("state", "interrupted");
-        session.ui.line("STOPPED HALF WAY. Barbican is held down on purpose.");
+        let released = run.plan.steps.iter().take(step).any(|s| matches!(s, Step::UnholdUnits { .. }));
+        session.ui.line(match (run.plan.kind, released) {
+            (Kind::Upgrade, false) => "STOPPED HALF WAY. Barbican is held down on purpose.",
+            (Kind::Upgrade, true) => "STOPPED AT THE END. Data and files are done; services did not all start.",
+            _ => "STOPPED HALF WAY.",
+        });
         return Err(Failure::new(Exit::Interrupted, error)
             .hint("repair that, then: keymgr-upgrade resume (it looks at every step first)")
             .hint("or go back: keymgr-upgrade rollback")
-            .hint("do not start barbican, run barbican-db-manage, or remove /var/lib/keymgr-upgrade")
+            .hint("do not run barbican-db-manage, and do not remove /var/lib/keymgr-upgrade")
             .next("status"));
     }
-    session.ui.line("Failed before the code was changed: undoing.");
+    session.ui.line("Failed before anything was changed: undoing.");
     let Session { host, ui, .. } = &mut *session;
-    let why = "failed before the code was changed";
+    let why = "failed before anything was changed";
     let back = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
     match back {
         Ok(()) => {
@@ -167,79 +203,101 @@ fn rollback_failed(error: anyhow::Error) -> Failure {
         .next("status")
 }
 
-/// The site as the release reads it that the run comes from; rows and files may already be further.
-fn site(session: &Session, plan: &Plan) -> Result<Site, Failure> {
-    let config = session.host.config()?;
+/// The site as the release reads it that the run comes from; rows and files may already be further. A transaction that a crash left half way is
+/// settled: SQLite undoes it when the file is opened for writing.
+fn site(session: &mut Session, plan: &Plan) -> Result<Site, Failure> {
+    session.host.settings.config_file.clone_from(&plan.config_file);
     let catalogue = Catalogue::embedded()?;
-    let release = match catalogue.by_id(&plan.from) {
-        Some(release) => release,
-        // A run of one part is not between releases: then it is the one that the data is at.
-        None => {
-            let said = session.global.from.as_deref();
-            return Ok(Deployment::look(&session.host, said, Depth::Shallow)?.site);
-        }
+    let site = match catalogue.by_id(&plan.from) {
+        Some(release) => Site::load(&session.host, &session.host.config()?, release)?,
+        None => super::any_site(session)?,
     };
-    Ok(Site::load(&session.host, &config, release)?)
+    plan.same_database(&site)?;
+    site.settle()?;
+    Ok(site)
 }
 
 pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
     let lock = session.lock("resume")?;
     let Some((id, state)) = session.open_run()? else {
         session.ui.line("No run is open.");
+        session.ui.set("changed", false);
         return Ok((Exit::Done, "status".to_owned()));
     };
-    let mut run = Run::reopen(&session.host.root, lock, &id)?;
+    engine::stop_at_step_borders().context("handling signals")?;
+    taken_up(session, lock, &id, &state, accept_changes).map_err(open)
+}
+
+fn taken_up(session: &mut Session, lock: Lock, id: &str, state: &RunState, accept_changes: bool) -> Outcome {
+    let mut run = Run::reopen(&session.host.root, lock, id)?;
     if state.phase == Phase::RollingBack {
         session.ui.line(format!("Run {id} was going back; it goes on doing that."));
         return back(session, run, "resumed");
     }
+    let site = site(session, &run.plan)?;
     let code = run.plan.code();
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
     let acted = code.is_some_and(|c| (c + 1..run.plan.steps.len()).any(|i| run.state.get(i).undo.is_some()));
-    if in_second && !acted && run.state.replanned.is_none() {
+    if in_second && !acted {
         replan(session, &mut run, accept_changes)?;
     }
-    let site = site(session, &run.plan)?;
     forward(session, run, site)
 }
 
-/// Plans the second half again, on the facts that the new code brought, and stops if it asks for a kind of step that was not shown.
+/// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
+/// shown is gone for any other reason than that somebody else has done it.
 fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<(), Failure> {
     let Some(code) = run.plan.code() else { return Ok(()) };
-    let mut deployment = Deployment::look(&session.host, Some(&run.plan.from), Depth::Full)?;
-    // What ran before is what the first half recorded, not what runs now.
-    deployment.running = run
-        .plan
-        .steps
-        .iter()
-        .find_map(|s| match s {
-            Step::StopUnits { units } => Some(units.clone()),
-            _ => None,
-        })
-        .unwrap_or_default();
     let catalogue = Catalogue::embedded()?;
+    let from = catalogue.by_id(&run.plan.from).context("the run comes from no known release")?;
+    let mut deployment = Deployment::look_in_run(&session.host, from)?;
+    // What ran before is what the first half recorded, not what runs now.
+    let ran = |s: &Step| if let Step::StartUnits { units } = s { Some(units.clone()) } else { None };
+    deployment.running = run.plan.steps.iter().find_map(ran).unwrap_or_default();
     let path: Vec<&'static Release> = run.plan.path.iter().filter_map(|id| catalogue.by_id(id)).collect();
+    let stop =
+        |error: anyhow::Error| Failure::new(Exit::Interrupted, error).hint("or go back: keymgr-upgrade rollback");
     let draft = crate::plan::upgrade(&deployment, &session.host, &path)?;
-    if let Some(conflict) = draft.conflicts.first() {
-        return Err(Failure::new(Exit::Interrupted, conflict.clone()).next("resume"));
+    if let Some(why) = draft.unknown.as_ref() {
+        return Err(stop(anyhow!("{why}")).next("resume   (when that is repaired)"));
     }
-    let after = draft.plan.steps.iter().position(|s| matches!(s, Step::AwaitCode { .. })).map_or(0, |i| i + 1);
+    if let Some(conflict) = draft.conflicts.first() {
+        return Err(stop(conflict.clone().into()).next("resume"));
+    }
+    let after = draft.plan.code().map_or(0, |i| i + 1);
     let new: Vec<Step> = draft.plan.steps.iter().skip(after).cloned().collect();
     let old: Vec<Step> = run.plan.steps.iter().skip(code + 1).cloned().collect();
     if new == old {
         return Ok(());
     }
-    let kind = |s: &Step| std::mem::discriminant(s);
-    let kinds: Vec<_> = old.iter().map(kind).collect();
-    let added: Vec<String> = new.iter().filter(|s| !kinds.contains(&kind(s))).map(Step::title).collect();
+    let revision = deployment.revision();
+    let done_by_others = |step: &Step| match step {
+        Step::MigrateSchema { to, .. } => {
+            revision.is_some_and(|now| crate::db::position(now).ok() >= crate::db::position(to).ok())
+        }
+        Step::EditFile { .. } => session.host.settings.edit_files,
+        _ => false,
+    };
+    let title = |steps: &[Step], other: &[Step]| -> Vec<String> {
+        let kinds: Vec<_> = other.iter().map(std::mem::discriminant).collect();
+        steps.iter().filter(|s| !kinds.contains(&std::mem::discriminant(*s))).map(Step::title).collect()
+    };
+    let gone: Vec<Step> = old.iter().filter(|s| !done_by_others(s)).cloned().collect();
+    let gone = title(&gone, &new);
+    if !gone.is_empty() {
+        return Err(stop(anyhow!(
+            "steps that were planned are gone: {}; put settings and data back as they were",
+            gone.join(", ")
+        ))
+        .next("status"));
+    }
     for step in new.iter().filter(|s| !old.contains(s)) {
         session.ui.line(format!("changed by the new code: {}", step.title()));
     }
+    let added = title(&new, &old);
     if !added.is_empty() && !accept_changes {
-        let error = anyhow!("the new code asks for steps that were not planned: {}", added.join(", "));
-        return Err(Failure::new(Exit::Interrupted, error)
+        return Err(stop(anyhow!("the new code asks for steps that were not planned: {}", added.join(", ")))
             .hint("accept them: keymgr-upgrade resume --accept-changes")
-            .hint("or go back: keymgr-upgrade rollback")
             .next("status"));
     }
     let mut steps: Vec<Step> = run.plan.steps.iter().take(code + 1).cloned().collect();
@@ -248,33 +306,92 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     Ok(run.replan(&session.host.root, plan)?)
 }
 
-pub(super) fn rollback(session: &mut Session, discard_new_data: bool, yes: bool) -> Outcome {
+pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: bool, yes: bool) -> Outcome {
     let lock = session.lock("rollback")?;
-    let id = match journal::current(&session.host.root) {
-        Some(id) => id,
-        None => match last_done(session)? {
-            Some(id) => id,
-            None => {
-                session.ui.line("There is no run to undo.");
-                return Ok((Exit::Done, "status".to_owned()));
-            }
-        },
+    let open_run = journal::current(&session.host.root);
+    if abandon {
+        return self::abandon(session, open_run, yes);
+    }
+    let Some(id) = open_run.clone().map_or_else(|| last_done(session), |id| Ok(Some(id)))? else {
+        session.ui.line("There is no run to undo.");
+        session.ui.set("changed", false);
+        return Ok((Exit::Done, "status".to_owned()));
     };
-    let run = Run::reopen(&session.host.root, lock, &id)?;
-    let site = site(session, &run.plan)?;
-    if !discard_new_data && let Some(why) = new_data(&run, &site)? {
-        return Err(Failure::new(Exit::Blocked, anyhow!("{why}"))
-            .hint("keep them: stay on the new release")
-            .hint("or lose them: keymgr-upgrade rollback --discard-new-data")
-            .next("status"));
+    engine::stop_at_step_borders().context("handling signals")?;
+    let result = undo(session, lock, &id, discard_new_data, yes);
+    if open_run.is_some() { result.map_err(open) } else { result }
+}
+
+fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes: bool) -> Outcome {
+    let run = Run::reopen(&session.host.root, lock, id)?;
+    let mut site = site(session, &run.plan)?;
+    if run.state.phase != Phase::RollingBack {
+        preflight(session, &run, &mut site)?;
+        if !discard_new_data {
+            new_data(&run, &site)?;
+        }
     }
     session.ui.line(format!("Undoing run {id}: data and files as they were when it began."));
     if !session.confirm(yes, "Proceed?")? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "status".to_owned()));
     }
+    if run.state.phase != Phase::RollingBack && !discard_new_data {
+        quiet(session, &run, &site)?;
+    }
     drop(site);
     back(session, run, &format!("asked by {}", who()))
+}
+
+/// Looks whether every step can be undone, before any is.
+fn preflight(session: &Session, run: &Run, site: &mut Site) -> Result<(), Failure> {
+    let mut context = run.context(&session.host, site);
+    for (index, step) in run.plan.steps.iter().enumerate() {
+        let Some(undo) = run.state.get(index).undo else { continue };
+        let undo: Undo = serde_json::from_value(undo).map_err(anyhow::Error::from)?;
+        step.can_revert(&mut context, &undo).map_err(|error| {
+            Failure::new(Exit::Blocked, error).hint("nothing was undone; repair that first").next("status")
+        })?;
+    }
+    Ok(())
+}
+
+/// Stops and holds what the run had released, and looks once more whether data was written in between: then it is released again.
+fn quiet(session: &Session, run: &Run, site: &Site) -> Result<(), Failure> {
+    let held = run.plan.steps.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units) } else { None });
+    let Some(names) = held else { return Ok(()) };
+    let host = &session.host;
+    let running = site.running(host, names)?;
+    let before = crate::units::held(&host.root, names)?;
+    crate::units::hold_files(&host.root, names)?;
+    site.reload_units()?;
+    site.stop(&running)?;
+    new_data(run, site).or_else(|failure| {
+        let ours: Vec<String> = names.iter().filter(|n| !before.contains(n)).cloned().collect();
+        crate::units::unhold_files(&host.root, &ours)?;
+        site.reload_units()?;
+        site.start(&running)?;
+        Err(failure)
+    })
+}
+
+/// Leaves a run alone whose directory is lost or damaged: what it did stays as it is, and so do the holds.
+fn abandon(session: &mut Session, run: Option<String>, yes: bool) -> Outcome {
+    let Some(id) = run else {
+        session.ui.line("No run is open.");
+        return Ok((Exit::Done, "status".to_owned()));
+    };
+    session.ui.paragraph(
+        &format!("Run {id} will be left as it is: nothing is undone, services stay held. See what it did in its directory first."),
+        0,
+    );
+    if !session.confirm(yes, "Abandon it?")? {
+        return Ok((Exit::Done, "status".to_owned()));
+    }
+    session.host.root.remove_link(&std::path::Path::new(journal::STATE).join("current"))?;
+    session.ui.set("changed", true);
+    session.ui.line("Abandoned. Services are held until: keymgr-upgrade units unhold");
+    Ok((Exit::RollbackFailed, "check".to_owned()))
 }
 
 /// The last run, if it is done and not undone.
@@ -284,20 +401,36 @@ fn last_done(session: &Session) -> Result<Option<String>, Failure> {
     Ok((state.phase == Phase::Done).then_some(id))
 }
 
-/// What would be lost: the database was written to since the services could start again.
-fn new_data(run: &Run, site: &Site) -> Result<Option<String>, Failure> {
-    if run.state.phase == Phase::RollingBack {
-        // Decided when the rollback began; since then it is the rollback itself that writes.
-        return Ok(None);
+/// Refuses where the database holds something that no step of the run wrote: a rollback that restores it would lose that.
+fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
+    let undo = |step: &dyn Fn(&Step) -> bool| {
+        let index = run.plan.steps.iter().position(step)?;
+        serde_json::from_value::<Undo>(run.state.get(index).undo?).ok()
+    };
+    let unfinished = run.plan.steps.iter().enumerate().any(|(i, s)| {
+        let state = run.state.get(i);
+        s.writes_database() && state.undo.is_some() && state.done.is_none()
+    });
+    let known = match undo(&|s| matches!(s, Step::UnholdUnits { .. })) {
+        Some(Undo::Unhold { fingerprint }) => fingerprint,
+        // Killed within a step that writes: what is its own, and what is not, cannot be told apart.
+        _ if unfinished => None,
+        _ => run.state.fingerprint.clone(),
+    };
+    let Some(known) = known else { return Ok(()) };
+    let database = site.open(Access::ReadOnly)?;
+    let first =
+        run.plan.steps.iter().find_map(|s| if let Step::MigrateSchema { from, .. } = s { Some(from) } else { None });
+    let now = database.revision().map_err(anyhow::Error::from)?;
+    let moved = first.is_some_and(|first| now != Ledger::At(first.clone()));
+    if !run.has_written() && !moved || database.fingerprint().map_err(anyhow::Error::from)? == known {
+        return Ok(());
     }
-    let released = run.plan.steps.iter().position(|s| matches!(s, Step::UnholdUnits { .. }));
-    let Some(undo) = released.and_then(|i| run.state.get(i).undo) else { return Ok(None) };
-    let Ok(Undo::Unhold { fingerprint: Some(then) }) = serde_json::from_value(undo) else { return Ok(None) };
-    let restores =
-        run.plan.steps.iter().enumerate().any(|(i, s)| s.writes_database() && run.state.get(i).undo.is_some());
-    let now = site.open(Access::ReadOnly)?.fingerprint().map_err(anyhow::Error::from)?;
-    let text = "the database was written to since the services could start again; a rollback would lose that";
-    Ok((restores && now != then).then(|| text.to_owned()))
+    let error = anyhow!("the database was written to by others than this run; a rollback would lose that");
+    Err(Failure::new(Exit::Blocked, error)
+        .hint("keep it: stay on the new release, or resume")
+        .hint("or lose it: keymgr-upgrade rollback --discard-new-data")
+        .next("status"))
 }
 
 fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
@@ -313,6 +446,7 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
             Ok((Exit::Done, "check".to_owned()))
         }
         Err(error) if error.is::<CodeAwaited>() => {
+            session.ui.set("changed", true);
             session.ui.set("state", "awaiting-code");
             session.ui.line(format!("{error}"));
             Ok((Exit::Interrupted, "rollback   (when the old code is installed)".to_owned()))

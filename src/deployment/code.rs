@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::files::Root;
 use crate::release::{Catalogue, LookupError, PythonVersion};
@@ -13,6 +13,8 @@ use crate::settings::Settings;
 pub enum Code {
     /// No Barbican is installed below the root.
     None,
+    /// Packages of different versions, or not wholly installed: which code runs cannot be told. With what is there.
+    Mixed(String),
     /// This one.
     At {
         /// Its release by id; none if the version is not in the catalogue.
@@ -37,10 +39,12 @@ pub enum Code {
 /// If something there cannot be read. Two different versions in one tree are an error too: which one runs cannot be told.
 pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
     let mut found: Vec<(String, String, Option<PythonVersion>)> = Vec::new();
-    if settings.python.is_none()
-        && let Some(version) = dpkg_version(root)?
-    {
-        found.push((version, "dpkg".to_owned(), None));
+    if settings.python.is_none() {
+        match dpkg(root)? {
+            Dpkg::None => {}
+            Dpkg::At(version) => found.push((version, "dpkg".to_owned(), None)),
+            Dpkg::Mixed(words) => return Ok(Code::Mixed(words)),
+        }
     }
     if found.is_empty() {
         for directory in python_directories(root, settings)? {
@@ -65,24 +69,39 @@ pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
     Ok(Code::At { release, unknown, version, how, python })
 }
 
-/// The version of barbican's Python package as dpkg has it, if it is installed or at least unpacked.
-fn dpkg_version(root: &Root) -> Result<Option<String>> {
-    let Some(status) = root.read_text(Path::new("/var/lib/dpkg/status"))? else { return Ok(None) };
+/// What dpkg says of barbican's packages.
+enum Dpkg {
+    /// None is there.
+    None,
+    /// All of one version, installed or at least unpacked.
+    At(String),
+    /// Package work is under way, or broke off.
+    Mixed(String),
+}
+
+fn dpkg(root: &Root) -> Result<Dpkg> {
+    let Some(status) = root.read_text(Path::new("/var/lib/dpkg/status"))? else { return Ok(Dpkg::None) };
+    let mut found: Vec<(String, String, String)> = Vec::new();
     for paragraph in status.split("\n\n") {
-        let field = |name: &str| paragraph.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
-        let package = field("Package:");
-        if !matches!(package, Some("python3-barbican" | "python-barbican" | "barbican-common")) {
+        let field = |name: &str| paragraph.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned());
+        let package = field("Package:").unwrap_or_default();
+        if !matches!(package.as_str(), "python3-barbican" | "python-barbican" | "barbican-common") {
             continue;
         }
         let state = field("Status:").unwrap_or_default();
-        if state.ends_with("not-installed") || state.ends_with("config-files") {
-            continue;
-        }
-        if let Some(version) = field("Version:") {
-            return Ok(Some(version.to_owned()));
+        if !state.ends_with("not-installed") && !state.ends_with("config-files") {
+            found.push((package, state, field("Version:").unwrap_or_default()));
         }
     }
-    Ok(None)
+    let Some((_, _, version)) = found.first().cloned() else { return Ok(Dpkg::None) };
+    let whole = |state: &str| {
+        state.starts_with("install ok") && (state.ends_with(" installed") || state.ends_with(" unpacked"))
+    };
+    let words = || found.iter().map(|(p, s, v)| format!("{p} {v} ({s})")).collect::<Vec<_>>().join(", ");
+    if found.iter().any(|(_, s, v)| *v != version || !whole(s)) {
+        return Ok(Dpkg::Mixed(words()));
+    }
+    Ok(Dpkg::At(version))
 }
 
 /// Directories that may hold Python packages.
@@ -116,7 +135,8 @@ fn metadata_version(root: &Root, directory: &Path, name: &str) -> Result<Option<
         }
         _ => return Ok(None),
     };
-    let Some(text) = root.read_text(&file)? else { return Ok(None) };
+    let text = root.read_text(&file)?;
+    let text = text.with_context(|| format!("{} is missing: a Barbican half removed", root.shown(&file).display()))?;
     Ok(text.lines().take_while(|l| !l.is_empty()).find_map(|l| l.strip_prefix("Version:")).map(|v| v.trim().to_owned()))
 }
 

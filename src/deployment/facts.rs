@@ -45,7 +45,7 @@ pub(super) fn gather(
         paste: paste.and_then(|file| paste::facts(&file.document, dialect).ok()),
         python: match code {
             Code::At { python, .. } => *python,
-            Code::None => None,
+            Code::None | Code::Mixed(_) => None,
         },
         ..Facts::default()
     };

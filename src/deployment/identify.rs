@@ -35,6 +35,15 @@ pub fn identify(
         Some(Ledger::At(revision)) => revision.clone(),
         _ => "unknown".to_owned(),
     };
+    if let (Some(release), Some(id)) = (said, recorded)
+        && release.id != id
+        && catalogue.by_id(id).is_some_and(fits)
+    {
+        bail!(
+            "--from says {release}, but the data is recorded to be at {id}, which its schema fits; \
+             if the record is wrong, remove /var/lib/keymgr-upgrade/deployment.json"
+        );
+    }
     if let Some(release) = said {
         if !fits(release) {
             bail!("the data is not at {release}: schema revision {} belongs to {}", revision(), names());
@@ -59,7 +68,7 @@ pub fn identify(
     }
     let installed = match code {
         Code::At { release: Some(id), .. } => catalogue.by_id(id),
-        Code::At { release: None, .. } | Code::None => None,
+        Code::At { release: None, .. } | Code::None | Code::Mixed(_) => None,
     };
     match installed {
         Some(release) if fits(release) => Ok(Identified { release, how: "installed code", mid_hop }),
@@ -117,7 +126,8 @@ mod tests {
             (None, None, "4ecde3a3a72a", Code::None, ("liberty", "schema")),
             (None, Some("pike"), "39cf2e645cba", Code::None, ("pike", "recorded")),
             (None, Some("pike"), "39cf2e645cba", code("queens"), ("pike", "recorded")),
-            (release("ocata"), Some("pike"), "39cf2e645cba", Code::None, ("ocata", "said")),
+            (release("ocata"), None, "39cf2e645cba", Code::None, ("ocata", "said")),
+            (release("ocata"), Some("liberty"), "39cf2e645cba", Code::None, ("ocata", "said")),
             (None, None, "8c74e2d7f1ff", code("zed"), ("zed", "installed code")),
             (None, None, "39a96e67e990", Code::None, ("liberty", "schema")),
             (None, None, "30dba269cc64", Code::None, ("kilo", "schema")),
@@ -143,6 +153,7 @@ mod tests {
             ),
             (None, Some("mitaka"), "4ecde3a3a72a", Code::None, "recorded to be at Mitaka, but"),
             (None, Some("2031.1"), "4ecde3a3a72a", Code::None, "does not know"),
+            (release("ocata"), Some("pike"), "39cf2e645cba", Code::None, "--from says Ocata, but the data is recorded"),
             (None, None, "ffffffffffff", Code::None, "ffffffffffff is not known"),
         ] {
             let error = identify(said, recorded, Some(&at(revision)), &code).unwrap_err().to_string();

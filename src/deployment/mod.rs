@@ -66,6 +66,8 @@ pub struct Deployment {
     pub held: Vec<String>,
     /// Units that run now; none known on an image.
     pub running: Vec<String>,
+    /// Whether barbican units are installed on this host; no on an image.
+    pub has_units: bool,
     /// Free bytes where backups go.
     pub free: u64,
     /// How to reach it all.
@@ -87,14 +89,36 @@ impl Deployment {
     /// # Errors
     /// If the configuration cannot be read, or nothing tells which release the data is at. A database or a token that cannot be used is a fact.
     pub fn look(host: &Host, said: Option<&str>, depth: Depth) -> Result<Self> {
-        let catalogue = Catalogue::embedded()?;
+        let record = recorded(&host.root)?;
+        // The setting is for where nothing else tells; it grows stale, the record does not.
+        let setting = host.settings.release.as_deref().filter(|_| record.is_none());
+        let said = said
+            .or(setting)
+            .map(|name| Catalogue::embedded()?.by_name(name).map_err(anyhow::Error::from))
+            .transpose()?;
+        Self::look_at(host, said, record, None, depth)
+    }
+
+    /// Looks during a run that came from `from`: its own steps, or a package's scripts, may have moved the schema since.
+    ///
+    /// # Errors
+    /// As [`Deployment::look`].
+    pub fn look_in_run(host: &Host, from: &'static Release) -> Result<Self> {
+        Self::look_at(host, Some(from), None, Some(from), Depth::Full)
+    }
+
+    fn look_at(
+        host: &Host,
+        said: Option<&'static Release>,
+        record: Option<Recorded>,
+        in_run: Option<&'static Release>,
+        depth: Depth,
+    ) -> Result<Self> {
         let root = &host.root;
-        let said = said.or(host.settings.release.as_deref()).map(|name| catalogue.by_name(name)).transpose()?;
         let code = installed_code(root, &host.settings)?;
-        let record = recorded(root)?;
         let mut config = host.config()?;
         let ledger = find(host, &mut config, said, record.as_ref(), &code)?;
-        let known = ledger.as_ref().ok();
+        let known = ledger.as_ref().ok().filter(|_| in_run.is_none());
         let from = identify(said, record.as_ref().map(|r| r.release.as_str()), known, &code);
         let from = match (&ledger, from) {
             // Why the database does not tell matters more than that nothing tells.
@@ -125,6 +149,7 @@ impl Deployment {
             facts: gathered.facts,
             held: crate::units::held(root, &names)?,
             running: site.running(host, &names)?,
+            has_units: site.has_units(),
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,
             site,
@@ -160,7 +185,7 @@ fn find(
     let catalogue = Catalogue::embedded()?;
     let installed = match code {
         Code::At { release: Some(id), .. } => Some(id.as_str()),
-        Code::At { release: None, .. } | Code::None => None,
+        Code::At { release: None, .. } | Code::None | Code::Mixed(_) => None,
     };
     let known = said.map(|r| r.id.as_str()).or(record.map(|r| r.release.as_str())).or(installed);
     config.reads_legacy = known.is_some_and(|id| matches!(id, "juno" | "kilo"));

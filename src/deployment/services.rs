@@ -64,6 +64,12 @@ impl Site {
         Ok(units.iter().all(|u| u.drop_ins.iter().any(|d| d.ends_with(units::HOLD)) == wanted))
     }
 
+    /// Whether barbican units are installed here.
+    #[must_use]
+    pub fn has_units(&self) -> bool {
+        !self.services.units.is_empty()
+    }
+
     /// Stops units and waits until nothing of them is left.
     ///
     /// # Errors

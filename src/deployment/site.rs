@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::services::Services;
 use crate::config::Config;
-use crate::db::{Access, Database, Dialect, Url};
+use crate::db::{self, Access, Database, Dialect, Url};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
@@ -130,6 +130,20 @@ impl Site {
             return Ok(Database::open(url, Path::new(""), access, self.wait)?);
         }
         Ok(Database::open(url, self.path()?, access, self.wait)?)
+    }
+
+    /// Has SQLite undo a transaction that a crash left half way; nothing otherwise. Only for whoever holds the lock.
+    ///
+    /// # Errors
+    /// If the database cannot be opened.
+    pub fn settle(&self) -> Result<()> {
+        if let Err(error) = self.open(Access::ReadOnly).and_then(|d| Ok(d.revision()?))
+            && matches!(error.downcast_ref(), Some(db::Error::Interrupted { .. }))
+        {
+            log::info!("{}: undoing a transaction that was interrupted", self.shown());
+            self.open(Access::ReadWrite)?.revision()?;
+        }
+        Ok(())
     }
 
     /// The keys, with the token opened if any row needs it.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Context, Observed, Undo};
 use crate::config;
 use crate::deployment::{Recorded, paste_dialect, record_path, recorded};
-use crate::files::{Attributes, Contents, Root, digest};
+use crate::files::{Contents, Root, digest};
 use crate::ini::Document;
 use crate::journal::{STATE, private};
 use crate::options::{self, Surroundings};
@@ -121,17 +121,18 @@ pub(super) fn apply(context: &Context<'_>, path: &Path, edits: &[Edit], before: 
     context.root().write(path, &bytes, contents.attributes)
 }
 
-pub(super) fn restore(
+/// The copy to put back; `None` if the file is as it was.
+pub(super) fn can_restore(
     context: &Context<'_>,
     path: &Path,
     after: &str,
     copy: Option<&str>,
     wanted: &str,
-) -> Result<bool> {
+) -> Result<Option<Contents>> {
     let now = context.root().read(path)?;
     let shown = context.root().shown(path);
     match now.as_ref().map(|c| digest(&c.bytes)) {
-        Some(now) if now == wanted => return Ok(false),
+        Some(now) if now == wanted => return Ok(None),
         Some(now) if now == after => {}
         _ => bail!(
             "{} was changed since this run wrote it: put {} in its place by hand, or undo that change",
@@ -144,7 +145,18 @@ pub(super) fn restore(
     if digest(&old.bytes) != wanted {
         bail!("{} is damaged", context.root().shown(&copy).display());
     }
-    let attributes = now.map_or(Attributes { mode: 0o640, ..private() }, |c| c.attributes);
+    Ok(Some(old))
+}
+
+pub(super) fn restore(
+    context: &Context<'_>,
+    path: &Path,
+    after: &str,
+    copy: Option<&str>,
+    wanted: &str,
+) -> Result<bool> {
+    let Some(old) = can_restore(context, path, after, copy, wanted)? else { return Ok(false) };
+    let attributes = current(context, path)?.attributes;
     context.root().write(path, &old.bytes, attributes)?;
     Ok(true)
 }

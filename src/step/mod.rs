@@ -284,13 +284,14 @@ impl Step {
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
             Self::UnholdUnits { .. } => unit::prepare_unhold(context),
+            Self::BackUpDatabase => Ok(Undo::Database),
             Self::AwaitCode { .. } => Ok(Undo::Code { release: context.from.clone() }),
             Self::MigrateSchema { .. } => schema::prepare(context),
             Self::ResignKeks => data::prepare_keks(context),
             Self::RecordMechanism => data::prepare_mechanisms(context),
             Self::EditFile { path, .. } => file::prepare(context, path),
             Self::RecordRelease { .. } => file::prepare_release(context),
-            Self::BackUpDatabase | Self::VerifyKeks | Self::VerifySecrets => Ok(Undo::Nothing),
+            Self::VerifyKeks | Self::VerifySecrets => Ok(Undo::Nothing),
         }
     }
 
@@ -317,6 +318,21 @@ impl Step {
         Ok(Applied::Done)
     }
 
+    /// Looks whether the step could be undone, before anything is undone.
+    ///
+    /// # Errors
+    /// What stands in the way, and what to do about it.
+    pub fn can_revert(&self, context: &mut Context<'_>, undo: &Undo) -> Result<()> {
+        match (self, undo) {
+            (Self::EditFile { path, after, .. }, Undo::File { copy, digest }) => {
+                file::can_restore(context, path, after, copy.as_deref(), digest).map(drop)
+            }
+            (Self::MigrateSchema { .. }, Undo::Database) => schema::check_backup(context).map(drop),
+            (Self::MigrateSchema { from, .. }, Undo::Nothing) => schema::not_migrated(context, from),
+            _ => Ok(()),
+        }
+    }
+
     /// Undoes the step. Tells whether anything had to be changed for it.
     ///
     /// # Errors
@@ -324,6 +340,7 @@ impl Step {
     pub fn revert(&self, context: &mut Context<'_>, undo: &Undo) -> Result<bool> {
         match (self, undo) {
             (_, Undo::Nothing) => Ok(false),
+            (Self::BackUpDatabase, Undo::Database) => schema::restore_moved(context),
             (_, Undo::Database) => schema::restore(context),
             (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),
             (_, Undo::Rows { file, .. }) => data::restore_mechanisms(context, file),

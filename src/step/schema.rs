@@ -43,7 +43,7 @@ fn restore_text(about: &About) -> String {
          3. Put it back INTO the file, not over it (a leftover -wal would undo a\n\
             replaced file), keeping its owner and mode:\n\
                sqlite3 /path/to/barbican.sqlite \".restore 'database.sqlite'\"\n\
-         4. Put back the files in files/ (the name is the path, with ! for /).\n\
+         4. Put back the files whose copies lie here as files!PATH, with ! for /.\n\
          5. Remove the holds: /etc/systemd/system/*barbican*.service.d/zzz-keymgr-upgrade-hold.conf\n\
             then systemctl daemon-reload, and start the services.\n\n\
          This copy holds the ciphertext of every secret. Where simple_crypto is used,\n\
@@ -65,6 +65,11 @@ pub(super) fn observe_backup(context: &mut Context<'_>) -> Result<Observed> {
         return Ok(Observed::Before);
     }
     let about = check_backup(context)?;
+    let database = context.site.open(Access::ReadOnly)?;
+    // Rows that came after the copy belong into it; where somebody moved the schema meanwhile, the copy is the way back, and stays.
+    if revision(&database)? == about.revision && database.fingerprint()? != about.fingerprint {
+        return Ok(Observed::Before);
+    }
     Ok(Observed::After(format!("{}, digest checked", size(about.size))))
 }
 
@@ -88,7 +93,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// The backup of the run, if it is whole.
-fn check_backup(context: &Context<'_>) -> Result<About> {
+pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
     let about: About = context.root().read_json(&context.file(ABOUT))?;
     let copy = context.file(COPY);
     let shown = context.root().shown(&copy);
@@ -134,7 +139,7 @@ pub(super) fn observe(context: &mut Context<'_>, from: &str, to: &str) -> Result
 }
 
 pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
-    if context.settings().backup {
+    if context.root().exists(&context.file(ABOUT)) {
         check_backup(context)?;
         Ok(Undo::Database)
     } else {
@@ -155,8 +160,38 @@ pub(super) fn apply(context: &mut Context<'_>, from: &str, to: &str) -> Result<(
     Ok(())
 }
 
+/// Refuses where the schema was migrated without a copy of what it was.
+pub(super) fn not_migrated(context: &Context<'_>, from: &str) -> Result<()> {
+    let now = revision(&context.site.open(Access::ReadOnly)?)?;
+    if now != from {
+        bail!(
+            "the schema was migrated from {from} to {now} without a backup, on your own word (backup = none): it cannot be undone"
+        );
+    }
+    Ok(())
+}
+
+/// Restores the copy if somebody else moved the schema since it was taken; what this run's own steps did is theirs to undo.
+pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
+    if !context.root().exists(&context.file(ABOUT)) {
+        return Ok(false);
+    }
+    let about: About = context.root().read_json(&context.file(ABOUT))?;
+    if revision(&context.site.open(Access::ReadOnly)?)? == about.revision {
+        return Ok(false);
+    }
+    restore(context)
+}
+
 pub(super) fn restore(context: &mut Context<'_>) -> Result<bool> {
     let about = check_backup(context)?;
+    if about.database != context.site.shown() {
+        bail!(
+            "the backup is of {}, the configuration names {}: nothing is restored",
+            about.database,
+            context.site.shown()
+        );
+    }
     if context.site.open(Access::ReadOnly)?.fingerprint()? == about.fingerprint {
         return Ok(false);
     }

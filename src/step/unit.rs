@@ -19,6 +19,8 @@ pub struct CodeAwaited {
 pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
     let known = held.len() == names.len() && context.site.holds(context.host, names, true)?;
+    // Held alone is not enough: a unit that was started in between runs on.
+    let known = known && context.site.running(context.host, names)?.is_empty();
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
@@ -28,7 +30,9 @@ pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Un
 
 pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
     units::hold_files(context.root(), names)?;
-    context.site.reload_units()
+    context.site.reload_units()?;
+    let running = context.site.running(context.host, names)?;
+    context.site.stop(&running)
 }
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
@@ -90,9 +94,8 @@ pub(super) fn stop_again(context: &mut Context<'_>, names: &[String]) -> Result<
 
 pub(super) fn observe_code(context: &Context<'_>, release: &str) -> Result<Observed> {
     Ok(match installed_code(context.root(), context.settings())? {
-        Code::None => Observed::After("no code here: data and files only".to_owned()),
         Code::At { release: Some(now), version, .. } if now == release => Observed::After(version),
-        Code::At { .. } => Observed::Before,
+        Code::At { .. } | Code::None | Code::Mixed(_) => Observed::Before,
     })
 }
 
@@ -114,9 +117,10 @@ fn run_code_command(line: &str, from: &str, to: &str) -> Result<()> {
 /// The old code must be there before old data is served again.
 pub(super) fn revert_code(context: &Context<'_>, old: &str) -> Result<bool> {
     match installed_code(context.root(), context.settings())? {
+        // Without code nothing can serve the old data wrongly.
         Code::None => return Ok(false),
         Code::At { release: Some(now), .. } if now == old => return Ok(false),
-        Code::At { .. } => {}
+        Code::At { .. } | Code::Mixed(_) => {}
     }
     let Some(line) = &context.settings().rollback_command else {
         return Err(CodeAwaited { release: old.to_owned() }.into());
