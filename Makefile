@@ -12,7 +12,7 @@ lab := KEYMGR_LAB='$(LAB)'
 # nextest where it is installed, cargo's own runner elsewhere; what follows a
 # `--` means the same to both.
 nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
-run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test) --locked
+run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build lint check test test-slow demo bench install clean
