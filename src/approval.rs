@@ -54,7 +54,7 @@ impl Approval {
             return Ok(None);
         }
         let approval: Self = root.read_json(&path())?;
-        let holds = approval.to == to && now < approval.at.saturating_add(HOLDS);
+        let holds = approval.to == to && approval.at <= now && now < approval.at.saturating_add(HOLDS);
         Ok(holds.then_some(approval))
     }
 
@@ -89,6 +89,7 @@ mod tests {
         assert_eq!(Approval::find(&root, "mitaka", 1000 + HOLDS - 1).unwrap(), Some(approval));
         assert_eq!(Approval::find(&root, "mitaka", 1000 + HOLDS).unwrap(), None);
         assert_eq!(Approval::find(&root, "newton", 1001).unwrap(), None);
+        assert_eq!(Approval::find(&root, "mitaka", 999).unwrap(), None, "not from the future");
         Approval::spend(&root).unwrap();
         assert_eq!(Approval::find(&root, "mitaka", 1001).unwrap(), None);
     }

@@ -176,6 +176,9 @@ pub enum Kek {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+        /// Sign the others although some KEKs are unreadable
+        #[arg(long)]
+        accept_unreadable: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

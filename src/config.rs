@@ -156,13 +156,16 @@ pub fn is_secret(name: &str) -> bool {
 /// A value as it may be shown: `***` for a secret, and in place of the user and password of a URL.
 #[must_use]
 pub fn shown(name: &str, value: &str) -> String {
+    let lower = value.to_lowercase();
+    if value.contains("://") && ["password=", "passwd=", "secret="].iter().any(|p| lower.contains(p)) {
+        return "***".to_owned();
+    }
     if let (Some(scheme), Some(at)) = (value.find("://"), value.rfind('@'))
         && scheme + 3 <= at
     {
         return format!("{}***{}", value.get(..scheme + 3).unwrap_or_default(), value.get(at..).unwrap_or_default());
     }
-    let url_without_user = value.contains("://") && !value.contains("password");
-    if is_secret(name) && !url_without_user { "***".to_owned() } else { value.to_owned() }
+    if is_secret(name) && !value.contains("://") { "***".to_owned() } else { value.to_owned() }
 }
 
 /// The text of a document with every secret value replaced, for diffs.
@@ -188,7 +191,26 @@ pub fn masked(document: &Document, dialect: Dialect) -> Result<String> {
             }
         }
     }
-    Ok(String::from_utf8_lossy(&copy.to_bytes()).into_owned())
+    let text = String::from_utf8_lossy(&copy.to_bytes()).into_owned();
+    Ok(text.split_inclusive('\n').map(masked_comment).collect())
+}
+
+/// A comment may hold an option that was put out of use, with its value.
+fn masked_comment(line: &str) -> String {
+    let body = line.trim_start().trim_start_matches(['#', ';', ' ', '\t']);
+    let is_comment = line.trim_start().starts_with(['#', ';']);
+    let Some((name, value)) = body.split_once(['=', ':']).filter(|_| is_comment) else { return line.to_owned() };
+    // A sentence with a URL in it is masked as a whole line: its words are no option's name.
+    let name = name.split_whitespace().last().unwrap_or_default();
+    let (value, shown) = (value.trim(), shown(name, value.trim()));
+    if value == shown { shown_sentence(line) } else { line.replace(value, &shown) }
+}
+
+/// A line of prose, without the user and password of a URL in it.
+fn shown_sentence(line: &str) -> String {
+    let masked =
+        |word: &str| if word.contains("://") && word.contains('@') { shown("", word) } else { word.to_owned() };
+    line.split_inclusive(' ').map(masked).collect()
 }
 
 #[cfg(test)]
@@ -206,6 +228,7 @@ mod tests {
             ("connection", "mysql:///b?user=u&password=p", "***"),
             ("transport_url", "rabbit://u:p@a:1,u:q@b:1/", "rabbit://***@b:1/"),
             ("identity_uri", "http://u:p@h:35357", "http://***@h:35357"),
+            ("connection", "postgresql://u@h/b?password=p", "***"),
             ("mkek_label", "an_mkek", "an_mkek"),
             ("max_allowed_secret_in_bytes", "20000", "20000"),
             ("token_labels", "liberty", "liberty"),
@@ -216,6 +239,15 @@ mod tests {
 
     #[test]
     fn a_masked_document_keeps_everything_else() {
+        for (line, wanted) in [
+            ("# old kek = 'hush'\n", "# old kek = ***\n"),
+            ("#sql_connection = mysql://barbican:hush@db/b\n", "#sql_connection = mysql://***@db/b\n"),
+            ("; see http://u:hush@h/x for more\n", "; see http://***@h/x for more\n"),
+            ("# debug = true\n", "# debug = true\n"),
+            ("key = a # not a comment: b\n", "key = a # not a comment: b\n"),
+        ] {
+            assert_eq!(masked_comment(line), wanted);
+        }
         let text = "# head\n[DEFAULT]\nsql_connection = mysql://u:hush@h/b\n[simple_crypto_plugin]\nkek = hush\nkek = 'hush2'\nx=1\n";
         let document = Document::parse(text.as_bytes(), "b.conf").unwrap();
         let masked = masked(&document, Dialect::Oslo).unwrap();

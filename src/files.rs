@@ -380,6 +380,19 @@ impl Root {
         Ok(File::from(fd))
     }
 
+    /// Opens a directory of our own, which nobody else may own or write to.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is not private.
+    pub fn private_directory(&self, path: &Path) -> Result<File> {
+        let fd = self.directory_fd(path)?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
+            bail!("{} is not ours alone: give it to us, with mode 0700", self.shown(path).display());
+        }
+        Ok(File::from(fd))
+    }
+
     /// Free space of the file system that holds `path`, in bytes, for an unprivileged writer.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use crate::config::File;
 use crate::db::{Ledger, Offence};
 use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment};
+use crate::files::digest;
 use crate::kek::Survey;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
@@ -73,6 +74,13 @@ impl Finding {
         self.approvable = true;
         self
     }
+
+    /// What an approval names: the finding with a digest of what was found, so that it does not cover what comes later.
+    #[must_use]
+    pub fn token(&self) -> String {
+        let digest: String = digest(self.evidence.join("\n").as_bytes()).chars().take(8).collect();
+        format!("{}#{digest}", self.id)
+    }
 }
 
 /// All that findings are judged from.
@@ -109,7 +117,13 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
     files(case, &mut all);
     backup(case, &mut all);
     for finding in &mut all {
-        if finding.approvable && finding.severity == Severity::Fail && case.approved.contains(&finding.id) {
+        if !finding.approvable || finding.severity != Severity::Fail {
+            continue;
+        }
+        let remedy =
+            format!("{}; for good: acknowledged = {}", finding.remedy.take().unwrap_or_default(), finding.token());
+        finding.remedy = Some(remedy);
+        if case.approved.contains(&finding.token()) {
             finding.severity = Severity::Warn;
             finding.title.push_str(" (accepted)");
         }
@@ -270,11 +284,7 @@ fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
     if !live.is_empty() {
         let title = format!("{} KEKs or secrets in use cannot be read now", live.len());
         let finding = Finding::fail("unreadable", title).evidence(live).approvable();
-        all.push(
-            finding.remedy(
-                "find out why (kek verify); or accept it: keymgr-upgrade approve, or acknowledged = unreadable",
-            ),
-        );
+        all.push(finding.remedy("find out why (kek verify); or accept it: keymgr-upgrade approve"));
     }
     if !idle.is_empty() {
         let title = format!("{} KEKs or secrets not in use cannot be read", idle.len());
@@ -333,7 +343,8 @@ fn files(case: &Case<'_>, all: &mut Vec<Finding>) {
     if !case.settings.edit_files && !draft.files.is_empty() {
         let evidence = draft.files.iter().map(|f| format!("{}: {}", f.path.display(), f.words.join("; "))).collect();
         let finding = Finding::fail("edit-files", "edit_files = no, and files are not yet as they must be");
-        all.push(finding.evidence(evidence).remedy("keymgr-upgrade config diff; have its owner apply it"));
+        let remedy = "keymgr-upgrade config diff; have its owner apply it, or approve it and apply it before the start";
+        all.push(finding.evidence(evidence).approvable().remedy(remedy));
     }
     paste_file(case, draft, all);
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /var/lib/keymgr-upgrade/            0700
-//!   lock                              flock of the one run on this host
+//!   lock                              who holds the flock of this directory
 //!   current -> runs/20261122T0158Z    the open run; removed when it ends
 //!   runs/<id>/plan.json               what was decided, before anything is touched
 //!             plan-2.json             the second half, when it was planned again on the new code
@@ -383,7 +383,7 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, usize), Error> {
 /// The lock of the host: the kernel drops it when its holder dies.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    _directory: Flock<File>,
 }
 
 impl Lock {
@@ -396,7 +396,7 @@ impl Lock {
         if !root.exists(&path) {
             return Ok(None);
         }
-        match Flock::lock(root.append(&path)?, FlockArg::LockSharedNonblock) {
+        match Flock::lock(root.private_directory(Path::new(STATE))?, FlockArg::LockSharedNonblock) {
             Ok(_) => Ok(None),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(root.read_text(&path)?.map(|t| t.trim().to_owned())),
             Err((_, error)) => Err(error).with_context(|| format!("locking {}", root.shown(&path).display())),
@@ -409,13 +409,14 @@ impl Lock {
     /// [`Error::Locked`] with what the holder wrote about itself.
     pub fn take(root: &Root, what: &str) -> Result<Self> {
         root.make_directory(Path::new(STATE), 0o700)?;
+        let directory = root.private_directory(Path::new(STATE))?;
         let path = Path::new(STATE).join("lock");
-        let file = root.append(&path)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => {
+                let mut file = root.append(&path)?;
                 file.set_len(0)?;
                 file.write_all(format!("process {}, {what}\n", std::process::id()).as_bytes())?;
-                Ok(Self { _file: file })
+                Ok(Self { _directory: directory })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let holder = root.read_text(&path)?.unwrap_or_default();

@@ -8,16 +8,22 @@ use crate::release::{Catalogue, Edit, OptionName, Release};
 
 const OSLO: Dialect = Dialect::Oslo;
 
-/// Two settings that contradict each other, where only the operator knows which one is meant.
+/// Settings that contradict each other, where only the operator knows what is meant.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{file}: {old} and {new} are both set, and differ: make them equal, or remove the one that is wrong")]
-pub struct Conflict {
-    /// The file.
-    pub file: String,
-    /// The old option.
-    pub old: String,
-    /// The new one.
-    pub new: String,
+pub enum Conflict {
+    /// An option and its successor are both set.
+    #[error("{file}: {old} and {new} are both set, and differ: make them equal, or remove the one that is wrong")]
+    Names {
+        /// The file.
+        file: String,
+        /// The old option.
+        old: String,
+        /// The new one.
+        new: String,
+    },
+    /// The new release would read something else than the old one does.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
 /// What an edit may look at besides the document that it changes.
@@ -78,7 +84,7 @@ fn value(document: &Document, option: &OptionName) -> Result<Option<String>> {
 }
 
 fn conflict(document: &Document, old: &OptionName, new: &OptionName) -> Conflict {
-    Conflict { file: document.name().to_owned(), old: old.to_string(), new: new.to_string() }
+    Conflict::Names { file: document.name().to_owned(), old: old.to_string(), new: new.to_string() }
 }
 
 fn drop_option(document: &mut Document, option: &OptionName) -> Result<Vec<String>> {
@@ -164,7 +170,7 @@ fn merge(document: &mut Document, from: &Document) -> Result<Vec<String>> {
             } else if there.last() != values.last() {
                 let option = OptionName::new(&group, &name);
                 let new = format!("{option} of {}", document.name());
-                return Err(Conflict { file: from.name().to_owned(), old: option.to_string(), new }.into());
+                return Err(Conflict::Names { file: from.name().to_owned(), old: option.to_string(), new }.into());
             }
         }
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::deployment::{Code, Deployment, Host, Site, paste_dialect};
+use crate::config::{Config, File};
+use crate::deployment::{Code, Deployment, Host, Site, leads_elsewhere, paste_dialect};
 use crate::files::{Root, digest};
 use crate::ini::Document;
 use crate::journal::RunState;
@@ -239,7 +240,9 @@ fn data_steps(deployment: &Deployment, to: &Release) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-fn rows_to_change(deployment: &Deployment) -> bool {
+/// Whether KEKs are to be signed anew, or secrets to get their mechanism.
+#[must_use]
+pub fn rows_to_change(deployment: &Deployment) -> bool {
     let old = deployment.survey.as_ref().is_ok_and(|s| s.kek_counts().contains_key("old"));
     let mechanisms = deployment.facts.p11_mechanisms.as_ref();
     old || mechanisms.is_some_and(|m| m.get("").is_some_and(|n| *n > 0))
@@ -288,6 +291,8 @@ pub fn file_changes(
         }
         changes.push(change);
     }
+    let elsewhere = leads_elsewhere(&deployment.config, deployment.from.release, &after(deployment, &changes), to)?;
+    conflicts.extend(elsewhere.map(Conflict::Elsewhere));
     changes.retain(|c| c.before.to_bytes() != c.after.to_bytes());
     for change in &changes {
         // What the run will do from the edits' names must be what was decided here.
@@ -297,6 +302,15 @@ pub fn file_changes(
         }
     }
     Ok((changes, conflicts))
+}
+
+/// The configuration as it will be.
+fn after(deployment: &Deployment, changes: &[FileChange]) -> Config {
+    let files = deployment.config.files.iter().map(|file| {
+        let changed = changes.iter().find(|c| c.path == file.path).map_or(&file.document, |c| &c.after);
+        File { path: file.path.clone(), document: changed.clone(), digest: String::new(), attributes: file.attributes }
+    });
+    Config { files: files.collect(), environment: deployment.config.environment.clone(), ..Config::default() }
 }
 
 fn unchanged(path: &Path, document: &Document) -> FileChange {

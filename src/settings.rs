@@ -146,7 +146,12 @@ impl Settings {
             ("code", "rollback_command") => self.rollback_command = Some(value.to_owned()),
             ("code", "python") => self.python = Some(absolute(value)?),
             ("database", "backup") => self.backup = one_of(value, &[("full", true), ("none", false)])?,
-            ("database", "backup_keep") => self.backup_keep = value.parse().context("not a number")?,
+            ("database", "backup_keep") => {
+                self.backup_keep = value.parse().context("not a number")?;
+                if self.backup_keep == 0 {
+                    bail!("the last run keeps its copy: at least 1");
+                }
+            }
             ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
             _ => bail!("unknown setting; see packaging/keymgr-upgrade.conf for those there are"),

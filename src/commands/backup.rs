@@ -74,6 +74,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
         to: String::new(),
     };
     let changed = Step::BackUpDatabase.revert(&mut context, &Undo::Database)?;
+    runs::fit_record(session, &site)?;
     session.ui.set("changed", changed);
     session.ui.set("revision", about.revision.as_str());
     session.ui.line(if changed { "restored, fingerprint checked" } else { "unchanged" });

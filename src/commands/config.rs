@@ -7,7 +7,7 @@ use super::look::look;
 use super::plan::{diffs, who};
 use super::{Outcome, Session, run, runs};
 use crate::cli::{Config, Target};
-use crate::deployment::Depth;
+use crate::deployment::{Code, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::plan::{Kind, Plan};
@@ -54,6 +54,13 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     }
     if !session.confirm(yes, "Proceed?")? {
         return Ok((Exit::Done, format!("config diff {}", look.arguments())));
+    }
+    session.nothing_runs(&look.deployment.site)?;
+    if let Code::At { release: Some(id), .. } = &look.deployment.code
+        && super::release(id)?.is_before(look.to)
+    {
+        let error = anyhow!("the installed code is {id}: files for {} may keep it from starting", look.to.name);
+        return Err(Failure::new(Exit::Blocked, error).hint("install the code first; or let `upgrade` do both"));
     }
     let plan = Plan::of(Kind::Config, &session.host, &look.deployment.site, steps);
     run::begin(session, lock, plan, look.deployment, &[], &who())

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::plan::who;
 use super::{Outcome, Session, run, runs};
 use crate::cli::Kek;
-use crate::deployment::{Deployment, Depth};
+use crate::deployment::{Code, Deployment, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::kek::{Count, Survey};
@@ -17,7 +17,7 @@ pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
     match verb {
         Kek::Status => show(session, false),
         Kek::Verify => show(session, true),
-        Kek::Migrate { dry_run, yes } => migrate(session, dry_run, yes),
+        Kek::Migrate { dry_run, accept_unreadable, yes } => migrate(session, dry_run, accept_unreadable, yes),
         Kek::Restore { run } => restore(session, run),
     }
 }
@@ -65,7 +65,23 @@ fn show(session: &mut Session, secrets: bool) -> Outcome {
     Ok((if bad == 0 { Exit::Done } else { Exit::Blocked }, next.to_owned()))
 }
 
-fn migrate(session: &mut Session, dry_run: bool, yes: bool) -> Outcome {
+/// Code before Mitaka cannot read KEKs that are signed the new way.
+fn guard(deployment: &Deployment) -> Result<(), Failure> {
+    let old_data = !deployment.from.release.order_at_least("mitaka");
+    let old_code = match &deployment.code {
+        Code::At { release: Some(id), .. } => !super::release(id)?.order_at_least("mitaka"),
+        _ => false,
+    };
+    if !old_data && !old_code {
+        return Ok(());
+    }
+    let what = if old_data { "the data is" } else { "the installed code is" };
+    let error = anyhow!("{what} of before Mitaka, which cannot read KEKs signed the new way");
+    let failure = Failure::new(Exit::Blocked, error);
+    Err(if old_data { failure.next("upgrade --to mitaka   (or db upgrade first)") } else { failure })
+}
+
+fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: bool) -> Outcome {
     let lock = if dry_run { None } else { Some(session.lock_alone("kek migrate")?) };
     let (deployment, survey) = look(session)?;
     if !dry_run {
@@ -80,13 +96,14 @@ fn migrate(session: &mut Session, dry_run: bool, yes: bool) -> Outcome {
     session.ui.set("old", old);
     session.ui.set("without_mechanism", without);
     session.ui.set("unreadable", bad);
-    if bad > 0 && !session.host.settings.acknowledged.iter().any(|id| id == "unreadable") {
+    guard(&deployment)?;
+    if bad > 0 && !accept_unreadable {
         return Err(Failure::new(
             Exit::Blocked,
             anyhow!("{bad} KEKs are unreadable; they are left alone, and so is the rest"),
         )
         .hint("see which: keymgr-upgrade kek status")
-        .hint("go ahead all the same: acknowledged = unreadable in keymgr-upgrade.conf")
+        .hint("go ahead with the others: kek migrate --accept-unreadable")
         .next("kek status"));
     }
     if old == 0 && without == 0 {

@@ -48,7 +48,8 @@ impl Look {
         let Ok(draft) = &self.draft else { return false };
         let acts = |s: &Step| matches!(s, Step::MigrateSchema { .. } | Step::EditFile { .. } | Step::BackUpDatabase);
         let code = matches!(&self.deployment.code, Code::At { release: Some(now), .. } if *now != self.to.id);
-        self.to.id == self.deployment.from.release.id && !draft.plan.steps.iter().any(acts) && !code
+        let rows = crate::plan::rows_to_change(&self.deployment);
+        self.to.id == self.deployment.from.release.id && !draft.plan.steps.iter().any(acts) && !rows && !code
     }
 
     /// `--to X`, and `--fast-forward` where the way is long.

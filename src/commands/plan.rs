@@ -13,7 +13,7 @@ use crate::db::Access;
 use crate::deployment::paste_dialect;
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::ini::Dialect;
 use crate::plan::FileChange;
 use crate::release::{Release, Severity as NoteSeverity};
@@ -209,7 +209,7 @@ pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
         .iter()
         .filter(|n| n.what.severity == NoteSeverity::Critical)
         .map(|n| n.what.id.clone())
-        .chain(look.findings.iter().filter(|f| f.approvable).map(|f| f.id.clone()))
+        .chain(look.findings.iter().filter(|f| f.approvable).map(Finding::token))
         .collect();
     for finding in look.findings.iter().filter(|f| f.approvable) {
         session.ui.finding(finding);
@@ -273,7 +273,12 @@ pub(super) fn summary(ui: &mut Ui, look: &Look) {
         "none needed".to_owned()
     };
     ui.row("backup", &backup);
-    ui.row("undo", "all of it: data and files, until new data is written afterwards");
+    let undo = if schema > 0 && !draft.plan.backs_up() {
+        "files and KEK signatures only: the schema cannot be undone (backup = none)"
+    } else {
+        "all of it: data and files, until new data is written afterwards"
+    };
+    ui.row("undo", undo);
     let open = look.findings.iter().filter(|f| f.severity == Severity::Warn).count();
     if open > 0 {
         ui.row("warnings", &format!("{open}, see keymgr-upgrade check"));

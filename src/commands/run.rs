@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::look::{Look, look};
 use super::plan::{summary, who};
-use super::runs::following;
+use super::runs::{fit_record, following};
 use super::{Outcome, Session, check};
 use crate::approval::Approval;
 use crate::cli::Target;
@@ -89,7 +89,7 @@ pub(super) fn begin(
     let run = Run::begin(&session.host.root, lock, plan, &baseline, accepted, by)?;
     // The operator's word is for one run.
     Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
-    forward(session, run, deployment.site).map_err(open)
+    forward(session, run, deployment.site, true).map_err(open)
 }
 
 /// With a run open the host is not as before, whatever failed.
@@ -102,14 +102,20 @@ fn open(failure: Failure) -> Failure {
         .next("status")
 }
 
-fn forward(session: &mut Session, mut run: Run, mut site: Site) -> Outcome {
+/// `fresh`: the run began just now, so that a failure before anything was changed is undone by itself.
+fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> Outcome {
     loop {
         let Session { host, ui, .. } = &mut *session;
         let ended = run.forward(&mut run.context(host, &mut site), &mut |p| ui.progress(&p));
         session.ui.set("run", run.id.as_str());
         session.ui.set("changed", true);
         return match ended? {
-            Ended::Done => done(session, &run),
+            Ended::Done => {
+                if run.plan.kind == Kind::Db {
+                    fit_record(session, &site)?;
+                }
+                done(session, &run)
+            }
             Ended::Code => {
                 replan(session, &mut run, false)?;
                 continue;
@@ -120,7 +126,7 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site) -> Outcome {
                 session.ui.line(format!("Stopped before step {}, as asked.", step + 1));
                 Ok((Exit::Interrupted, "resume".to_owned()))
             }
-            Ended::Failed { step, error } => failed(session, run, site, step, error),
+            Ended::Failed { step, error } => failed(session, run, site, step, fresh, error),
         };
     }
 }
@@ -138,8 +144,7 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
         Kind::Kek => "Done: the KEKs".to_owned(),
         Kind::Config => "Done: the files".to_owned(),
     };
-    let proof =
-        details(&|s| matches!(s, Step::VerifySecrets)).map_or(String::new(), |d| format!(" Proved: {d} decrypted."));
+    let proof = details(&|s| matches!(s, Step::VerifySecrets)).map_or(String::new(), |d| format!(" Proved: {d}."));
     session.ui.set("proved", proof.trim());
     session.ui.paragraph(&format!("{what}.{proof}"), 0);
     if let Err(failure) = super::backup::prune(session, None) {
@@ -168,8 +173,15 @@ fn waiting(session: &mut Session, release: &str) -> Outcome {
 }
 
 /// Before anything was changed a failure is undone by itself; afterwards the operator decides.
-fn failed(session: &mut Session, mut run: Run, mut site: Site, step: usize, error: anyhow::Error) -> Outcome {
-    if run.has_acted() {
+fn failed(
+    session: &mut Session,
+    mut run: Run,
+    mut site: Site,
+    step: usize,
+    fresh: bool,
+    error: anyhow::Error,
+) -> Outcome {
+    if !fresh || run.has_acted() {
         session.ui.set("state", "interrupted");
         let released = run.plan.steps.iter().take(step).any(|s| matches!(s, Step::UnholdUnits { .. }));
         session.ui.line(match (run.plan.kind, released) {
@@ -191,6 +203,10 @@ fn failed(session: &mut Session, mut run: Run, mut site: Site, step: usize, erro
         Ok(()) => {
             session.ui.set("state", "rolled-back");
             Err(Failure::new(Exit::Failed, error).hint("everything is as it was before").next("check"))
+        }
+        Err(second) if second.is::<CodeAwaited>() => {
+            Err(Failure::new(Exit::Interrupted, error.context(format!("{second}")))
+                .next("rollback   (when it is installed)"))
         }
         Err(second) => Err(rollback_failed(error.context(format!("undoing failed too: {second:#}")))),
     }
@@ -241,7 +257,7 @@ fn taken_up(session: &mut Session, lock: Lock, id: &str, state: &RunState, accep
     if in_second && !acted {
         replan(session, &mut run, accept_changes)?;
     }
-    forward(session, run, site)
+    forward(session, run, site, false)
 }
 
 /// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
@@ -441,6 +457,7 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
     session.ui.set("changed", true);
     match result {
         Ok(()) => {
+            fit_record(session, &site)?;
             session.ui.set("state", "rolled-back");
             session.ui.line("Rolled back: data and files are as they were before.");
             Ok((Exit::Done, "check".to_owned()))

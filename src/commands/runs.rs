@@ -1,6 +1,8 @@
 //! What several verbs ask about the runs of this host.
 
 use super::Session;
+use crate::db::{Access, Ledger};
+use crate::deployment::{Site, record_path, recorded};
 use crate::error::Failure;
 use crate::journal::{self, Journal, Phase, RunState};
 use crate::kek::Survey;
@@ -45,4 +47,19 @@ pub(super) fn baseline(session: &Session, id: &str) -> Option<String> {
 /// The release after this one.
 pub(super) fn following(release: &Release) -> Option<&'static Release> {
     Catalogue::embedded().ok()?.releases().iter().find(|r| release.is_before(r))
+}
+
+/// Forgets the record of the data's release where the schema does not fit it any more: a part on its own moved the schema.
+///
+/// # Errors
+/// If the database cannot be asked, or the record not removed.
+pub(super) fn fit_record(session: &Session, site: &Site) -> Result<(), Failure> {
+    let Some(record) = recorded(&session.host.root)? else { return Ok(()) };
+    let Ledger::At(revision) = site.open(Access::ReadOnly)?.revision().map_err(anyhow::Error::from)? else {
+        return Ok(());
+    };
+    if !Catalogue::embedded()?.releases_with_head(&revision).iter().any(|r| r.id == record.release) {
+        session.host.root.remove(&record_path())?;
+    }
+    Ok(())
 }

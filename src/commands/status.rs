@@ -30,9 +30,9 @@ pub(super) fn status(session: &mut Session, wait: bool) -> Outcome {
 
 /// Waits until whoever holds the lock lets go of it.
 fn wait_for_lock(session: &Session) -> Result<(), Failure> {
-    let path = Path::new(journal::STATE).join("lock");
-    if session.host.root.exists(&path) {
-        let file = session.host.root.append(&path)?;
+    let path = Path::new(journal::STATE);
+    if session.host.root.exists(path) {
+        let file = session.host.root.private_directory(path)?;
         nix::fcntl::Flock::lock(file, FlockArg::LockShared)
             .map_err(|(_, e)| anyhow!(e).context("waiting for the run"))?;
     }
@@ -41,7 +41,17 @@ fn wait_for_lock(session: &Session) -> Result<(), Failure> {
 
 /// No run is open.
 fn idle(session: &mut Session) -> Outcome {
-    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), Depth::Shallow)?;
+    let deployment = match Deployment::look(&session.host, session.global.from.as_deref(), Depth::Shallow) {
+        Ok(deployment) => deployment,
+        Err(error) => {
+            session.ui.set("state", "unknown");
+            session.ui.set("changed", false);
+            session.ui.set("reason", format!("{error:#}"));
+            session.ui.line("No run is open; which release the data is at cannot be told:");
+            session.ui.paragraph(&format!("{error:#}"), 10);
+            return Ok((Exit::Done, "check".to_owned()));
+        }
+    };
     let release = deployment.from.release;
     session.ui.set("state", "idle");
     session.ui.set("changed", false);

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use secrecy::ExposeSecret as _;
 
 pub use code::{Code, installed_code};
 pub use identify::{Identified, identify};
 pub use record::{Recorded, paste_dialect, record_path, recorded};
-pub use site::{Host, Site};
+pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, Ledger, Verification};
@@ -195,6 +196,17 @@ fn find(
     {
         // Up to Kilo the URL may stand in barbican-api.conf alone.
         config.reads_legacy = true;
+    }
+    if known.is_none() {
+        let both = (config.secret("DEFAULT", "sql_connection")?, config.secret("database", "connection")?);
+        if let (Some(old), Some(new)) = both
+            && old.expose_secret() != new.expose_secret()
+        {
+            anyhow::bail!(
+                "[DEFAULT] sql_connection and [database] connection name different databases, and which one is read depends on \
+                 the release: say with --from which one it is"
+            );
+        }
     }
     let tried: Vec<&Release> = match known.and_then(|id| catalogue.by_id(id)) {
         Some(release) => vec![release],

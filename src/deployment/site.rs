@@ -197,7 +197,7 @@ impl Site {
 ///
 /// While a run is under way both names may be in the files, or already only the new one; for an old release the new name is taken where the old
 /// one is gone, since only a run of ours removes it.
-fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
+fn database_option(config: &Config, release: &Release) -> Result<Option<SecretString>> {
     let new = config.secret("database", "connection")?;
     let old = config.secret("DEFAULT", "sql_connection")?;
     let chosen = if release.order_at_least("2024.2") {
@@ -208,8 +208,37 @@ fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
         old.or(new)
     };
     let default = release.order_at_least("pike").then(|| SecretString::from(DEFAULT_URL));
-    let Some(url) = chosen.or(default) else { return Ok(None) };
+    Ok(chosen.or(default))
+}
+
+fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
+    let Some(url) = database_option(config, release)? else { return Ok(None) };
     Ok(Some(Url::parse(&url).context("[database] connection")?))
+}
+
+/// What `to` would read from the files as they will be, and `from` does not read from them as they are: another database, or keys that are not
+/// those in use. In words, without a value.
+///
+/// # Errors
+/// If an option cannot be read.
+pub fn leads_elsewhere(before: &Config, from: &Release, after: &Config, to: &Release) -> Result<Option<String>> {
+    let raw = |secret: Option<SecretString>| secret.map(|s| s.expose_secret().to_owned());
+    if raw(database_option(before, from)?) != raw(database_option(after, to)?) {
+        let text = format!(
+            "the database that {from} uses is not the one that {to} would read from the files: \
+             [DEFAULT] sql_connection and [database] connection differ, perhaps in a .conf.d file"
+        );
+        return Ok(Some(text));
+    }
+    let keys = |config: &Config, release: &Release| -> Result<Vec<String>> {
+        Ok(simple_options(config, release)?.into_iter().filter_map(|k| raw(Some(k))).collect())
+    };
+    let (had, has) = (keys(before, from)?, keys(after, to)?);
+    let set = !before.secrets("simple_crypto_plugin", "kek")?.is_empty();
+    if set && !had.iter().all(|key| has.contains(key)) {
+        return Ok(Some(format!("[simple_crypto_plugin] kek: {to} would read another key than {from} uses")));
+    }
+    Ok(None)
 }
 
 fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
@@ -218,15 +247,20 @@ fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
     root.real_path(&path).with_context(|| format!("database {url}"))
 }
 
-fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>> {
+/// The simple_crypto keys as `release` reads them: one up to 19.0.0, of which the last line counts, then several.
+fn simple_options(config: &Config, release: &Release) -> Result<Vec<SecretString>> {
     let mut keys = config.secrets("simple_crypto_plugin", "kek")?;
     if !release.order_at_least("2025.1") {
-        // One value: the last line counts.
         keys = keys.pop().into_iter().collect();
     }
     if keys.is_empty() && !release.order_at_least("2025.2") {
         keys.push(SecretString::from(PUBLIC_KEK));
     }
+    Ok(keys)
+}
+
+fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>> {
+    let keys = simple_options(config, release)?;
     if keys.is_empty() {
         return Ok(None);
     }

@@ -242,7 +242,8 @@ pub(super) fn verify_keks(context: &mut Context<'_>) -> Result<Observed> {
         let was = baseline.keks.get(&row.id).map(|k| &k.verdict);
         let fine = *verdict == Verdict::Good
             || (*verdict == Verdict::Old && expected_old)
-            || was.is_none_or(|was| !was.is_sound());
+            || was.is_some_and(|was| !was.is_sound())
+            || was.is_none() && matches!(verdict, Verdict::Unbound);
         if !fine {
             return Ok(Observed::Foreign(format!(
                 "KEK {} is {}; it was {} before: services stay held; `keymgr-upgrade kek status --verbose` lists them",
@@ -270,6 +271,13 @@ pub(super) fn verify_secrets(context: &mut Context<'_>) -> Result<Observed> {
         return Ok(Observed::Foreign(format!(
             "{} readable before cannot be read any more, {first} among them: services stay held; roll back",
             lost.len()
+        )));
+    }
+    let fresh = |id: &str| !baseline.secrets.contains_key(id);
+    if let Some((_, entry)) = now.bad_secrets().find(|(id, _)| fresh(id)) {
+        return Ok(Observed::Foreign(format!(
+            "secret {} came while the run was under way, and cannot be read: services stay held; find out who wrote it",
+            entry.secret_id
         )));
     }
     if !context.to.is_empty()
@@ -312,9 +320,9 @@ pub fn proved(survey: &Survey) -> String {
     let secrets = survey.secret_counts();
     let one = |count: Option<&kek::Count>| count.map_or(0, |c| c.live + c.deleted);
     let not = one(secrets.get("not-checked"));
-    let rest = if not == 0 { String::new() } else { format!(", {not} not checked") };
+    let rest = if not == 0 { String::new() } else { format!("; {not} not checked") };
     format!(
-        "{} of {} KEKs, {} of {} secrets{rest}",
+        "{} of {} KEKs, {} of {} secrets decrypted{rest}",
         one(keks.get("good")) + one(keks.get("old")),
         survey.keks.len(),
         one(secrets.get("proved")),

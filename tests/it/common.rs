@@ -29,6 +29,13 @@ impl Said {
         self
     }
 
+    /// Whether it says this somewhere, wherever lines break.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) {
+        let words = |s: &str| s.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words(&self.all()).contains(&words(text)), "{text:?} is not in\n{}", self.all());
+    }
+
     /// Both outputs, one after the other.
     pub(crate) fn all(&self) -> String {
         format!("{}{}", self.out, self.err)

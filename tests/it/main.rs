@@ -17,5 +17,6 @@ mod hsm;
 mod proof;
 mod python_readers;
 mod real_barbican;
+mod safety;
 mod sqlite_schema;
 mod systemd;
