@@ -121,6 +121,8 @@ impl Run {
     /// If its journal is damaged, or its plan is not the one that the journal names.
     pub fn reopen(root: &Root, lock: Lock, id: &str) -> Result<Self> {
         let directory = journal::run_directory(id);
+        root.settle_all(&directory)?;
+        root.settle_all(&directory.join("backup"))?;
         let (journal, records) = Journal::open(root, &directory)?;
         let state = RunState::replay(&records);
         let plan = Plan::load(root, &directory, &state)?;
@@ -190,7 +192,9 @@ impl Run {
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
                     log::error!("step {}: {error:#}", index + 1);
-                    self.record(Event::StepFailed { step: index, error: format!("{error:#}") })?;
+                    if let Err(second) = self.record(Event::StepFailed { step: index, error: format!("{error:#}") }) {
+                        return Err(error.context(format!("{second:#}")));
+                    }
                     return Ok(Ended::Failed { step: index, error });
                 }
             }
@@ -271,7 +275,9 @@ impl Run {
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
                     log::error!("undoing step {}: {error:#}", index + 1);
-                    self.record(Event::RevertFailed { step: index, error: format!("{error:#}") })?;
+                    if let Err(second) = self.record(Event::RevertFailed { step: index, error: format!("{error:#}") }) {
+                        return Err(error.context(format!("{second:#}")));
+                    }
                     return Err(error);
                 }
             }

@@ -66,6 +66,26 @@ fn blocked(session: &mut Session, look: &Look) -> Outcome {
 
 /// Opens a run for `plan` on what was looked at, and carries it out.
 pub(super) fn begin(session: &mut Session, lock: Lock, plan: Plan, deployment: Deployment, by: &str) -> Outcome {
+    begin_anew(session, lock, plan, deployment, by).map_err(|failure| while_open(session, failure))
+}
+
+/// Once a run is open no failure leaves the host as it was before.
+fn while_open(session: &Session, failure: Failure) -> Failure {
+    if failure.exit != Exit::Failed || journal::current(&session.host.root).is_none() {
+        return failure;
+    }
+    interrupted(failure.error)
+}
+
+fn interrupted(error: anyhow::Error) -> Failure {
+    Failure::new(Exit::Interrupted, error)
+        .hint("repair that, then: keymgr-upgrade resume (it looks at every step first)")
+        .hint("or go back: keymgr-upgrade rollback")
+        .hint("do not start barbican, run barbican-db-manage, or remove /var/lib/keymgr-upgrade")
+        .next("status")
+}
+
+fn begin_anew(session: &mut Session, lock: Lock, plan: Plan, deployment: Deployment, by: &str) -> Outcome {
     let baseline = match &deployment.survey {
         Ok(survey) => serde_json::to_string(survey).map_err(anyhow::Error::from)?,
         Err(why) => return Err(Failure::new(Exit::Blocked, anyhow!(why.clone()))),
@@ -137,15 +157,11 @@ fn waiting(session: &mut Session, release: &str) -> (Exit, String) {
 
 /// Before the code changed a failure is undone by itself; afterwards the operator decides.
 fn failed(session: &mut Session, mut run: Run, mut site: Site, step: usize, error: anyhow::Error) -> Outcome {
-    let first_half = run.plan.code().is_some_and(|code| step < code);
-    if !first_half {
+    let harmless = |s: &Step| matches!(s, Step::StopUnits { .. } | Step::HoldUnits { .. } | Step::BackUpDatabase);
+    if !run.plan.steps.iter().take(step + 1).all(harmless) {
         session.ui.set("state", "interrupted");
         session.ui.line("STOPPED HALF WAY. Barbican is held down on purpose.");
-        return Err(Failure::new(Exit::Interrupted, error)
-            .hint("repair that, then: keymgr-upgrade resume (it looks at every step first)")
-            .hint("or go back: keymgr-upgrade rollback")
-            .hint("do not start barbican, run barbican-db-manage, or remove /var/lib/keymgr-upgrade")
-            .next("status"));
+        return Err(interrupted(error));
     }
     session.ui.line("Failed before the code was changed: undoing.");
     let Session { host, ui, .. } = &mut *session;
@@ -183,12 +199,31 @@ fn site(session: &Session, plan: &Plan) -> Result<Site, Failure> {
 }
 
 pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
+    go_on(session, accept_changes).map_err(|failure| while_open(session, failure))
+}
+
+/// Opens a run again, and settles what the death of the process that worked on it left.
+fn reopen(session: &Session, lock: Lock, id: &str) -> Result<Run, Failure> {
+    let run = Run::reopen(&session.host.root, lock, id)?;
+    let release = Catalogue::embedded()?.by_id(&run.plan.from);
+    let site = match release {
+        Some(release) => Site::load(&session.host, &session.host.config()?, release)?,
+        None => super::any_site(session)?,
+    };
+    site.settle()?;
+    if journal::current(&session.host.root).is_some() {
+        Approval::spend(&session.host.root)?;
+    }
+    Ok(run)
+}
+
+fn go_on(session: &mut Session, accept_changes: bool) -> Outcome {
     let lock = session.lock("resume")?;
     let Some((id, state)) = session.open_run()? else {
         session.ui.line("No run is open.");
         return Ok((Exit::Done, "status".to_owned()));
     };
-    let mut run = Run::reopen(&session.host.root, lock, &id)?;
+    let mut run = reopen(session, lock, &id)?;
     if state.phase == Phase::RollingBack {
         session.ui.line(format!("Run {id} was going back; it goes on doing that."));
         return back(session, run, "resumed");
@@ -249,6 +284,10 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
 }
 
 pub(super) fn rollback(session: &mut Session, discard_new_data: bool, yes: bool) -> Outcome {
+    go_back(session, discard_new_data, yes).map_err(|failure| while_open(session, failure))
+}
+
+fn go_back(session: &mut Session, discard_new_data: bool, yes: bool) -> Outcome {
     let lock = session.lock("rollback")?;
     let id = match journal::current(&session.host.root) {
         Some(id) => id,
@@ -260,7 +299,7 @@ pub(super) fn rollback(session: &mut Session, discard_new_data: bool, yes: bool)
             }
         },
     };
-    let run = Run::reopen(&session.host.root, lock, &id)?;
+    let run = reopen(session, lock, &id)?;
     let site = site(session, &run.plan)?;
     if !discard_new_data && let Some(why) = new_data(&run, &site)? {
         return Err(Failure::new(Exit::Blocked, anyhow!("{why}"))

@@ -24,7 +24,7 @@ use crate::crash;
 impl Sqlite {
     pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
         // Under its own name only when it is whole: a crash leaves nothing that looks like a backup.
-        let partial = beside(path, ".partial");
+        let partial = partial(path);
         remove(&partial)?;
         remove_companions(&partial)?;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
@@ -131,6 +131,14 @@ fn empty(path: &Path) -> Result<()> {
     remove_companions(path)?;
     let file = OpenOptions::new().write(true).open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
     file.set_len(0).and_then(|()| file.sync_all()).map_err(|e| error::io(path, "cannot be emptied", e))
+}
+
+/// Hidden, and with the ending of everything of ours that is half written, by which a later run finds it.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".keymgr-upgrade");
+    path.with_file_name(name)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

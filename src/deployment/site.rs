@@ -132,6 +132,17 @@ impl Site {
         Ok(Database::open(url, self.path()?, access, self.wait)?)
     }
 
+    /// Undoes what a killed process left unfinished in the database.
+    ///
+    /// # Errors
+    /// If the database is in use or cannot be written.
+    pub fn settle(&self) -> Result<()> {
+        match &self.path {
+            Ok(path) => Ok(Database::settle(path, self.wait)?),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// The keys, with the token opened if any row needs it.
     ///
     /// # Errors

@@ -131,7 +131,10 @@ pub(super) fn restore(
     let now = context.root().read(path)?;
     let shown = context.root().shown(path);
     match now.as_ref().map(|c| digest(&c.bytes)) {
-        Some(now) if now == wanted => return Ok(false),
+        Some(now) if now == wanted => {
+            context.root().settle(path)?;
+            return Ok(false);
+        }
         Some(now) if now == after => {}
         _ => bail!(
             "{} was changed since this run wrote it: put {} in its place by hand, or undo that change",

@@ -96,7 +96,11 @@ impl Case {
         let goal = if verb[0] == "rollback" || back { &self.start } else { &self.end };
         if verb[0] == "resume" && !back && State::of(sandbox) != *goal {
             // It was killed before the run was open: then nothing was done yet, and the same command just works.
-            assert_eq!(State::of(sandbox).differences(&self.start), Vec::<String>::new(), "neither resumed nor untouched");
+            assert_eq!(
+                State::of(sandbox).differences(&self.start),
+                Vec::<String>::new(),
+                "neither resumed nor untouched"
+            );
             sandbox.run(&self.command).expect(0);
         }
         assert_eq!(State::of(sandbox).differences(goal), Vec::<String>::new(), "after {verb:?}");
@@ -238,7 +242,10 @@ fn nothing_is_left(sandbox: &Sandbox) {
         let state = RunState::replay(&Journal::read(&root, &journal::run_directory(id)).unwrap());
         assert!(matches!(state.phase, Phase::Done | Phase::RolledBack), "run {id} is {:?}", state.phase);
     }
-    assert!(!root.exists(Path::new("/var/lib/keymgr-upgrade/approval.json")) || directories.is_empty(), "an approval is for one run");
+    assert!(
+        !root.exists(Path::new("/var/lib/keymgr-upgrade/approval.json")) || directories.is_empty(),
+        "an approval is for one run"
+    );
     sandbox.run(&["status"]).expect(0);
     sandbox.run(&["history"]).expect(0);
 }
@@ -281,4 +288,3 @@ impl Tally {
         assert!(tried > 0 && lost.is_empty(), "{} of {tried} lost:\n{}", lost.len(), lost.join("\n----\n"));
     }
 }
-

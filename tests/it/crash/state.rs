@@ -62,7 +62,12 @@ impl State {
                 let path = path.to_string_lossy();
                 path.contains(".service.d") || path.ends_with("-journal") || path.ends_with(".keymgr-upgrade")
             };
-            state.files.iter().filter(|(path, _)| !ours(path)).map(|(path, entry)| (path.clone(), entry.clone())).collect()
+            state
+                .files
+                .iter()
+                .filter(|(path, _)| !ours(path))
+                .map(|(path, entry)| (path.clone(), entry.clone()))
+                .collect()
         };
         self.database == other.database && files(self) == files(other)
     }
@@ -154,7 +159,8 @@ pub(super) fn dump(database: &Path) -> Vec<String> {
     let mut rows = objects.query([]).unwrap();
     let mut tables = Vec::new();
     while let Some(row) = rows.next().unwrap() {
-        let (kind, name, sql): (String, String, String) = (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap());
+        let (kind, name, sql): (String, String, String) =
+            (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap());
         if kind == "table" {
             tables.push(name.clone());
         }
