@@ -61,7 +61,7 @@ fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
         failure = match error {
             journal::Error::Locked(_) => Failure { exit: Exit::Locked, next: "status --wait".to_owned(), ..failure },
             journal::Error::Corrupt { .. } | journal::Error::Plan { .. } => {
-                Failure { exit: Exit::RollbackFailed, ..failure }
+                Failure { exit: Exit::RollbackFailed, next: "status".to_owned(), ..failure }
                     .hint("nothing was done; put that file back, or go back by hand: backup/RESTORE.txt beside it")
             }
         };
