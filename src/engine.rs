@@ -141,6 +141,8 @@ impl Run {
         if !root.exists(&directory.join("journal.jsonl")) {
             bail!("{} is gone: what the run did is not known", root.shown(&directory.join("journal.jsonl")).display());
         }
+        root.settle_all(&directory)?;
+        root.settle_all(&directory.join("backup"))?;
         let (journal, records) = Journal::open(root, &directory)?;
         let state = RunState::replay(&records);
         let plan = Plan::load(root, &directory, &state)?;
@@ -209,7 +211,9 @@ impl Run {
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
                     log::error!("step {}: {error:#}", index + 1);
-                    self.record(Event::StepFailed { step: index, error: format!("{error:#}") })?;
+                    if let Err(second) = self.record(Event::StepFailed { step: index, error: format!("{error:#}") }) {
+                        return Err(error.context(format!("{second:#}")));
+                    }
                     return Ok(Ended::Failed { step: index, error });
                 }
             }
@@ -343,7 +347,9 @@ impl Run {
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
                     log::error!("undoing step {}: {error:#}", index + 1);
-                    self.record(Event::RevertFailed { step: index, error: format!("{error:#}") })?;
+                    if let Err(second) = self.record(Event::RevertFailed { step: index, error: format!("{error:#}") }) {
+                        return Err(error.context(format!("{second:#}")));
+                    }
                     return Err(error);
                 }
             }

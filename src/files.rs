@@ -294,12 +294,12 @@ impl Root {
         discard(&directory, &temporary_name(&name)).with_context(|| format!("tidying beside {}", path.display()))
     }
 
-    /// Removes what a crash left of writing files in a directory of our own.
+    /// Removes what a crash left of writing files in a directory of our own. No directory is no error.
     ///
     /// # Errors
     /// If it cannot be read or something cannot be removed.
     pub fn settle_all(&self, path: &Path) -> Result<()> {
-        for name in self.list(path)?.iter().filter(|n| n.starts_with('.') && n.ends_with(TEMPORARY)) {
+        for name in self.list(path)?.iter().filter(|n| n.starts_with('.') && n.contains(TEMPORARY)) {
             discard(&self.directory_fd(path)?, name.as_ref()).with_context(|| format!("tidying {}", path.display()))?;
         }
         Ok(())

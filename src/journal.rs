@@ -55,6 +55,14 @@ pub enum Error {
         /// Why it cannot be read.
         reason: String,
     },
+    /// The plan of a run is not the one that its journal names.
+    #[error("{path}: not the plan that the journal names: {reason}")]
+    Plan {
+        /// The plan.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 /// One record of the journal.
@@ -440,12 +448,35 @@ pub fn current(root: &Root) -> Option<String> {
     Some(target.trim_start_matches("runs/").to_owned())
 }
 
-/// The ids of all runs, oldest first.
+/// The ids of all runs, oldest first. One that crashed before it was opened has done nothing, and is none.
 ///
 /// # Errors
 /// If the directory cannot be read.
 pub fn runs(root: &Root) -> Result<Vec<String>> {
-    root.list(&Path::new(STATE).join("runs"))
+    let mut ids = root.list(&Path::new(STATE).join("runs"))?;
+    ids.retain(|id| was_opened(root, id));
+    Ok(ids)
+}
+
+/// Whether the run `id` was ever open: then `current` points to it, or its journal tells what came after. A damaged journal tells that too.
+fn was_opened(root: &Root, id: &str) -> bool {
+    let only_prepared = |records: Vec<Record>| records.iter().all(|r| matches!(r.event, Event::Open { .. }));
+    current(root).as_deref() == Some(id) || !Journal::read(root, &run_directory(id)).is_ok_and(only_prepared)
+}
+
+/// Removes what crashes left in the state directory: half written files, and runs that were never opened. For whoever has the lock.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn tidy(root: &Root, _lock: &Lock) -> Result<()> {
+    root.settle_all(Path::new(STATE))?;
+    for id in root.list(&Path::new(STATE).join("runs"))? {
+        if !was_opened(root, &id) {
+            log::info!("removing run {id}, which was never opened");
+            root.remove_tree(&run_directory(&id))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

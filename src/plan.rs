@@ -9,7 +9,7 @@ use crate::config::{Config, File};
 use crate::deployment::{Code, Deployment, Host, Site, leads_elsewhere, paste_dialect};
 use crate::files::{Root, digest};
 use crate::ini::Document;
-use crate::journal::RunState;
+use crate::journal::{self, RunState};
 use crate::kek::{SecretVerdict, Survey};
 use crate::options::{self, Conflict, Surroundings};
 use crate::paste::Rule;
@@ -106,18 +106,16 @@ impl Plan {
     /// Reads the plan of a run, the second one where the run was planned again.
     ///
     /// # Errors
-    /// If it is missing, unreadable, or not the one that the journal names.
+    /// [`journal::Error::Plan`] if it is missing, unreadable, or not the one that the journal names.
     pub fn load(root: &Root, directory: &Path, state: &RunState) -> Result<Self> {
         let (name, wanted) = match &state.replanned {
             Some(wanted) => ("plan-2.json", Some(wanted)),
             None => ("plan.json", state.plan.as_ref()),
         };
-        let plan: Self = root.read_json(&directory.join(name))?;
+        let wrong = |reason: String| journal::Error::Plan { path: root.shown(&directory.join(name)), reason };
+        let plan: Self = root.read_json(&directory.join(name)).map_err(|e| wrong(format!("{e:#}")))?;
         if wanted != Some(&plan.digest()) {
-            bail!(
-                "{}: not the plan that the journal names; restore it, or go back by hand with backup/RESTORE.txt",
-                root.shown(&directory.join(name)).display()
-            );
+            return Err(wrong("it was changed".to_owned()).into());
         }
         Ok(plan)
     }

@@ -117,6 +117,21 @@ pub fn held(root: &Root, units: &[String]) -> Result<Vec<String>> {
     Ok(held)
 }
 
+/// Whether nothing of a hold is left at any of `units`: no drop-in, and no empty directory, which a crash leaves between removing the two.
+///
+/// # Errors
+/// If a name is bad or a directory cannot be read.
+pub fn released(root: &Root, units: &[String]) -> Result<bool> {
+    for unit in units {
+        let path = drop_in(unit)?;
+        let directory = path.parent().unwrap_or(Path::new(DIRECTORY));
+        if root.exists(&path) || (root.exists(directory) && root.list(directory)?.is_empty()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Every unit that is held, also one that is no longer among the names of the settings.
 ///
 /// # Errors

@@ -66,6 +66,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
     if !session.confirm(yes, "Proceed?")? {
         return Ok((Exit::Done, "backup list".to_owned()));
     }
+    site.settle()?;
     let mut context = Context {
         host: &session.host,
         site: &mut site,

@@ -61,8 +61,10 @@ fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
     if let Some(error) = failure.error.downcast_ref::<journal::Error>() {
         failure = match error {
             journal::Error::Locked(_) => Failure { exit: Exit::Locked, next: "status --wait".to_owned(), ..failure },
-            journal::Error::Corrupt { .. } => Failure { exit: Exit::RollbackFailed, ..failure }
-                .hint("nothing was done; see backup/RESTORE.txt in the run directory"),
+            journal::Error::Corrupt { .. } | journal::Error::Plan { .. } => {
+                Failure { exit: Exit::RollbackFailed, next: "status".to_owned(), ..failure }
+                    .hint("nothing was done; put that file back, or go back by hand: backup/RESTORE.txt beside it")
+            }
         };
     }
     if check && failure.exit == Exit::Failed {
@@ -113,6 +115,7 @@ impl Session {
     /// The lock, and no run open: one that ended but could not close its link is closed here.
     fn lock(&self, what: &str) -> Result<Lock, Failure> {
         let lock = Lock::take(&self.host.root, what).map_err(Failure::from)?;
+        journal::tidy(&self.host.root, &lock)?;
         if let Some((id, state)) = self.open_run()?
             && matches!(state.phase, Phase::Done | Phase::RolledBack)
         {

@@ -199,6 +199,7 @@ fn shell(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)], diffs: &[(Stri
 }
 
 pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
+    let _lock = session.lock_alone("approve")?;
     let look = look(session, target, Depth::Full)?;
     let draft = look.draft()?;
     title(&mut session.ui, &look);

@@ -246,6 +246,8 @@ pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
 
 fn taken_up(session: &mut Session, lock: Lock, id: &str, state: &RunState, accept_changes: bool) -> Outcome {
     let mut run = Run::reopen(&session.host.root, lock, id)?;
+    // Killed between the opening of the run and this, it would be left for another one.
+    Approval::spend(&session.host.root)?;
     if state.phase == Phase::RollingBack {
         session.ui.line(format!("Run {id} was going back; it goes on doing that."));
         return back(session, run, "resumed");

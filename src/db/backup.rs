@@ -24,27 +24,36 @@ use crate::crash;
 impl Sqlite {
     pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
         // Under its own name only when it is whole: a crash leaves nothing that looks like a backup.
-        let partial = beside(path, ".partial");
+        let partial = partial(path);
         remove(&partial)?;
         remove_companions(&partial)?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
-        let file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
+        let digest = self.backup_through(&partial, path);
+        if digest.is_err() {
+            // A disk that was too small for the backup needs the room. The error that matters is the first one.
+            let _ = remove(&partial).and_then(|()| remove_companions(&partial));
+        }
+        digest
+    }
+
+    fn backup_through(&self, partial: &Path, path: &Path) -> Result<String> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial);
+        let file = file.map_err(|e| error::io(partial, "cannot be created", e))?;
         crash::point("backup begun");
-        let mut copy = connect(&partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
+        let mut copy = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
         copy_all(&self.conn, &mut copy).map_err(|e| {
-            let error = error::sqlite(&partial, "cannot be written", e);
+            let error = error::sqlite(partial, "cannot be written", e);
             // Only the source can be in use by others.
             if matches!(error, Error::Locked { .. }) { Error::Locked { path: self.path.clone() } } else { error }
         })?;
-        let digest = fingerprint(&copy).map_err(|e| error::sqlite(&partial, "cannot be read back", e))?;
-        copy.close().map_err(|(_, e)| error::sqlite(&partial, "cannot be closed", e))?;
-        remove_companions(&partial)?;
+        let digest = fingerprint(&copy).map_err(|e| error::sqlite(partial, "cannot be read back", e))?;
+        copy.close().map_err(|(_, e)| error::sqlite(partial, "cannot be closed", e))?;
+        remove_companions(partial)?;
         crash::point("backup filled");
-        file.sync_all().map_err(|e| error::io(&partial, "cannot be synced", e))?;
+        file.sync_all().map_err(|e| error::io(partial, "cannot be synced", e))?;
         // What an older backup of this name left behind must not be taken for part of this one.
         remove_companions(path)?;
         #[expect(clippy::disallowed_methods, reason = "file and directory are synced here")]
-        fs::rename(&partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
+        fs::rename(partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
         sync_directory(path)?;
         Ok(digest)
     }
@@ -131,6 +140,14 @@ fn empty(path: &Path) -> Result<()> {
     remove_companions(path)?;
     let file = OpenOptions::new().write(true).open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
     file.set_len(0).and_then(|()| file.sync_all()).map_err(|e| error::io(path, "cannot be emptied", e))
+}
+
+/// Hidden, and with the ending of everything of ours that is half written, by which a later run finds it.
+fn partial(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".keymgr-upgrade");
+    path.with_file_name(name)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

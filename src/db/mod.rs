@@ -193,6 +193,12 @@ impl Database {
         Ok(Self { inner })
     }
 
+    /// Undoes the transaction that a killed process left in a SQLite file, and removes its journal: one that is
+    /// about to look only must not, and cannot. A live process's transaction is [`Error::Locked`].
+    pub fn settle(path: &Path, busy_timeout: Duration) -> Result<()> {
+        sqlite::settle(path, busy_timeout)
+    }
+
     /// Creates a SQLite file, mode 0600, with the schema of a fresh installation at `revision`.
     pub fn create(path: &Path, revision: &str) -> Result<Self> {
         let inner = Inner::Sqlite(sqlite::Sqlite::create(path, revision)?);

@@ -152,6 +152,26 @@ impl Sqlite {
     }
 }
 
+/// Opening for writing plays back a journal that is whole. One whose process died before it had changed a page
+/// says nothing and is not looked at, but it stays until somebody writes.
+pub(super) fn settle(path: &Path, busy_timeout: Duration) -> Result<()> {
+    let mut journal = path.as_os_str().to_owned();
+    journal.push("-journal");
+    let journal = Path::new(&journal);
+    if !journal.exists() {
+        return Ok(());
+    }
+    let db = Sqlite::open(path, Access::ReadWrite, busy_timeout)?;
+    if journal.exists() {
+        db.begin()?;
+        let same = db.conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+        let same = same.and_then(|version| db.conn.pragma_update(None, "user_version", version));
+        same.map_err(db.fail("cannot settle what a killed process left"))?;
+        db.commit()?;
+    }
+    Ok(())
+}
+
 /// The one place where a file is opened. Foreign keys are not enforced, as under Barbican itself: a table
 /// rebuild drops a table that others refer to. `EXTRA` syncs the directory after the journal is removed,
 /// so that a committed transaction stays committed when the power fails.

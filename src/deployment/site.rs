@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::services::Services;
 use crate::config::Config;
-use crate::db::{self, Access, Database, Dialect, Url};
+use crate::db::{Access, Database, Dialect, Url};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
@@ -132,18 +132,15 @@ impl Site {
         Ok(Database::open(url, self.path()?, access, self.wait)?)
     }
 
-    /// Has SQLite undo a transaction that a crash left half way; nothing otherwise. Only for whoever holds the lock.
+    /// Undoes what a killed process left unfinished in the database.
     ///
     /// # Errors
-    /// If the database cannot be opened.
+    /// If the database is in use or cannot be written.
     pub fn settle(&self) -> Result<()> {
-        if let Err(error) = self.open(Access::ReadOnly).and_then(|d| Ok(d.revision()?))
-            && matches!(error.downcast_ref(), Some(db::Error::Interrupted { .. }))
-        {
-            log::info!("{}: undoing a transaction that was interrupted", self.shown());
-            self.open(Access::ReadWrite)?.revision()?;
+        match &self.path {
+            Ok(path) => Ok(Database::settle(path, self.wait)?),
+            Err(_) => Ok(()),
         }
-        Ok(())
     }
 
     /// The keys, with the token opened if any row needs it.

@@ -155,7 +155,10 @@ pub(super) fn restore(
     copy: Option<&str>,
     wanted: &str,
 ) -> Result<bool> {
-    let Some(old) = can_restore(context, path, after, copy, wanted)? else { return Ok(false) };
+    let Some(old) = can_restore(context, path, after, copy, wanted)? else {
+        context.root().settle(path)?;
+        return Ok(false);
+    };
     let attributes = current(context, path)?.attributes;
     context.root().write(path, &old.bytes, attributes)?;
     Ok(true)

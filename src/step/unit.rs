@@ -36,8 +36,7 @@ pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 }
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
-    let held = units::held(context.root(), names)?;
-    let known = held.is_empty() && context.site.holds(context.host, names, false)?;
+    let known = units::released(context.root(), names)? && context.site.holds(context.host, names, false)?;
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 

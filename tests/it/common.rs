@@ -41,6 +41,11 @@ impl Said {
         format!("{}{}", self.out, self.err)
     }
 
+    /// Standard error in one line: where a line is broken depends on the length of temporary names.
+    pub(crate) fn error(&self) -> String {
+        self.err.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     /// The JSON object on standard output.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {

@@ -1,7 +1,6 @@
 //! Killed at any instant: `resume` ends where an undisturbed run ends, `rollback` where it began.
 
 mod damage;
-#[cfg(any())]
 mod disk;
 mod matrix;
 mod state;
@@ -82,13 +81,6 @@ impl Case {
         Self { before, command, points, ..upgrade }
     }
 
-    /// The image as the kill at the `point`-th crash point leaves it.
-    fn killed_at(&self, point: usize) -> Sandbox {
-        let sandbox = self.before.copy();
-        kill_at(&sandbox, &self.command, point);
-        sandbox
-    }
-
     /// The second command ends everything well, or is tried again: `resume` must come to the end, unless the run was going back or not open yet.
     fn finish(&self, sandbox: &Sandbox, verb: &[&str]) {
         let back = is_going_back(sandbox);
@@ -112,6 +104,10 @@ impl Case {
         let now = State::of(sandbox);
         let root = Root::open(&sandbox.root()).unwrap();
         let run = newest_run(&root);
+        if let Some((id, ..)) = &run {
+            let bytes = root.read(&journal::run_directory(id).join("journal.jsonl")).unwrap().expect("a journal").bytes;
+            assert!(bytes.ends_with(b"\n"), "a torn record after a kill: one record is one write");
+        }
         check_covered(&now, &self.start, sandbox, &root, run.as_ref());
         let held = units::held(&root, &names()).unwrap().len() == names().len();
         let forward = run.as_ref().is_some_and(|(_, plan, state)| {
@@ -129,8 +125,6 @@ impl Case {
         assert!(status.out.contains("\nNext: keymgr-upgrade "), "{}", status.out);
         let word = if open { "INTERRUPTED" } else { "no run is open" };
         assert!(status.out.lines().next().unwrap().contains(word), "{}", status.out);
-        sandbox.run(&["history"]).expect(0);
-        assert_eq!(State::of(sandbox).differences(&now), Vec::<String>::new(), "`status` and `history` only look");
     }
 }
 
@@ -158,14 +152,11 @@ fn is_going_back(sandbox: &Sandbox) -> bool {
     newest_run(&root).is_some_and(|(_, _, state)| matches!(state.phase, Phase::RollingBack | Phase::RolledBack))
 }
 
-/// The run that was opened last, as its journal tells it. Each line must be a whole record.
+/// The run that was opened last, as its journal tells it.
 fn newest_run(root: &Root) -> Option<(String, Plan, RunState)> {
     let id = journal::current(root).or_else(|| journal::runs(root).unwrap().pop())?;
     let directory = journal::run_directory(&id);
     let records = Journal::read(root, &directory).unwrap();
-    let bytes = root.read(&directory.join("journal.jsonl")).unwrap().expect("a journal").bytes;
-    assert!(bytes.ends_with(b"\n"), "a torn record after a kill: one record is one write");
-    assert_eq!(records.len(), bytes.iter().filter(|b| **b == b'\n').count());
     let state = RunState::replay(&records);
     let plan = Plan::load(root, &directory, &state).unwrap();
     Some((id, plan, state))
@@ -284,6 +275,7 @@ impl Tally {
     fn end(self, what: &str) {
         let (tried, lost) = (self.tried.into_inner(), self.lost.into_inner().unwrap());
         // Past the test harness, which swallows what a passing test prints.
+        #[expect(clippy::explicit_write, reason = "eprintln! is swallowed, this is not")]
         writeln!(std::io::stderr(), "{what}: tried {tried}, lost {}", lost.len()).unwrap();
         assert!(tried > 0 && lost.is_empty(), "{} of {tried} lost:\n{}", lost.len(), lost.join("\n----\n"));
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 
 use super::DATABASE;
 use crate::common::{SOFTHSM_CONF, Sandbox};
@@ -143,6 +144,13 @@ fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
+fn shown(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Text(text) => format!("{:?}", String::from_utf8_lossy(text)),
+        other => format!("{other:?}"),
+    }
+}
+
 /// The schema's text, and every row of every table. Of a copy: to look must not settle what a crash left.
 pub(super) fn dump(database: &Path) -> Vec<String> {
     let scratch = tempfile::tempdir().unwrap();
@@ -172,7 +180,7 @@ pub(super) fn dump(database: &Path) -> Vec<String> {
         let mut rows = query.query([]).unwrap();
         let mut these = Vec::new();
         while let Some(row) = rows.next().unwrap() {
-            let fields: Vec<String> = (0..columns).map(|n| format!("{:?}", row.get_ref(n).unwrap())).collect();
+            let fields: Vec<String> = (0..columns).map(|n| shown(row.get_ref(n).unwrap())).collect();
             these.push(format!("{table}: {}", fields.join(", ")));
         }
         these.sort();
