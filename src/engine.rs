@@ -95,6 +95,8 @@ pub struct Run {
     pub plan: Plan,
     /// How far it came.
     pub state: RunState,
+    /// Going back may lose rows that others wrote, on the operator's word.
+    pub discard: bool,
     journal: Journal,
     _lock: Lock,
 }
@@ -129,7 +131,7 @@ impl Run {
         let state = RunState::replay(&Journal::read(root, &directory)?);
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} begins, asked by {by}");
-        Ok(Self { id, directory, plan, state, journal, _lock: lock })
+        Ok(Self { id, directory, plan, state, discard: false, journal, _lock: lock })
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -148,13 +150,14 @@ impl Run {
         let plan = Plan::load(root, &directory, &state)?;
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} is taken up again");
-        Ok(Self { id: id.to_owned(), directory, plan, state, journal, _lock: lock })
+        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, journal, _lock: lock })
     }
 
     /// What steps work with.
     pub fn context<'a>(&self, host: &'a Host, site: &'a mut Site) -> Context<'a> {
         let (from, to) = (self.plan.from.clone(), self.plan.to.clone());
-        Context { host, site, directory: self.directory.clone(), from, to }
+        let discard = self.discard || !self.has_written();
+        Context { host, site, directory: self.directory.clone(), from, to, discard }
     }
 
     fn record(&mut self, event: Event) -> Result<()> {

@@ -73,6 +73,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
         directory: journal::run_directory(id),
         from: String::new(),
         to: String::new(),
+        discard: false,
     };
     let changed = Step::BackUpDatabase.revert(&mut context, &Undo::Database)?;
     runs::fit_record(session, &site)?;

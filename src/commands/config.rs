@@ -93,6 +93,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         directory: journal::run_directory(&id),
         from: String::new(),
         to: String::new(),
+        discard: false,
     };
     let mut changed = Vec::new();
     for (index, step) in plan.steps.iter().enumerate().rev() {

@@ -143,6 +143,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         directory: journal::run_directory(&id),
         from: String::new(),
         to: String::new(),
+        discard: false,
     };
     let changed = restore_kept(&mut context)?;
     session.ui.set("changed", changed);

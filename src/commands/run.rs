@@ -15,7 +15,7 @@ use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
-use crate::step::{CodeAwaited, Step, Undo};
+use crate::step::{CodeAwaited, NewData, Step, Undo};
 
 pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     let lock = session.lock_alone("upgrade")?;
@@ -94,7 +94,8 @@ pub(super) fn begin(
 
 /// With a run open the host is not as before, whatever failed.
 fn open(failure: Failure) -> Failure {
-    if failure.exit != Exit::Failed || failure.next == "check" && !failure.hints.is_empty() {
+    let undone = failure.next == "check" && !failure.hints.is_empty();
+    if failure.exit != Exit::Failed || undone || failure.error.is::<journal::Error>() {
         return failure;
     }
     Failure { exit: Exit::Interrupted, ..failure }
@@ -228,13 +229,19 @@ fn site(session: &mut Session, plan: &Plan) -> Result<Site, Failure> {
         Some(release) => Site::load(&session.host, &session.host.config()?, release)?,
         None => super::any_site(session)?,
     };
-    plan.same_database(&site)?;
+    plan.same_database(&session.host, &site)?;
     site.settle()?;
     Ok(site)
 }
 
+/// The lock, to go on with a run or to undo it.
+fn locked(session: &Session, what: &str) -> Result<Lock, Failure> {
+    let opened = journal::current(&session.host.root).is_some();
+    session.lock(what).map_err(|failure| if opened { open(failure) } else { failure })
+}
+
 pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
-    let lock = session.lock("resume")?;
+    let lock = locked(session, "resume")?;
     let Some((id, state)) = session.open_run()? else {
         session.ui.line("No run is open.");
         session.ui.set("changed", false);
@@ -325,7 +332,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
 }
 
 pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: bool, yes: bool) -> Outcome {
-    let lock = session.lock("rollback")?;
+    let lock = locked(session, "rollback")?;
     let open_run = journal::current(&session.host.root);
     if abandon {
         return self::abandon(session, open_run, yes);
@@ -341,7 +348,7 @@ pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: b
 }
 
 fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes: bool) -> Outcome {
-    let run = Run::reopen(&session.host.root, lock, id)?;
+    let mut run = Run::reopen(&session.host.root, lock, id)?;
     let mut site = site(session, &run.plan)?;
     if run.state.phase != Phase::RollingBack {
         preflight(session, &run, &mut site)?;
@@ -354,10 +361,8 @@ fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "status".to_owned()));
     }
-    if run.state.phase != Phase::RollingBack && !discard_new_data {
-        quiet(session, &run, &site)?;
-    }
     drop(site);
+    run.discard = discard_new_data;
     back(session, run, &format!("asked by {}", who()))
 }
 
@@ -372,25 +377,6 @@ fn preflight(session: &Session, run: &Run, site: &mut Site) -> Result<(), Failur
         })?;
     }
     Ok(())
-}
-
-/// Stops and holds what the run had released, and looks once more whether data was written in between: then it is released again.
-fn quiet(session: &Session, run: &Run, site: &Site) -> Result<(), Failure> {
-    let held = run.plan.steps.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units) } else { None });
-    let Some(names) = held else { return Ok(()) };
-    let host = &session.host;
-    let running = site.running(host, names)?;
-    let before = crate::units::held(&host.root, names)?;
-    crate::units::hold_files(&host.root, names)?;
-    site.reload_units()?;
-    site.stop(&running)?;
-    new_data(run, site).or_else(|failure| {
-        let ours: Vec<String> = names.iter().filter(|n| !before.contains(n)).cloned().collect();
-        crate::units::unhold_files(&host.root, &ours)?;
-        site.reload_units()?;
-        site.start(&running)?;
-        Err(failure)
-    })
 }
 
 /// Leaves a run alone whose directory is lost or damaged: what it did stays as it is, and so do the holds.
@@ -470,6 +456,11 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
             session.ui.line(format!("{error}"));
             Ok((Exit::Interrupted, "rollback   (when the old code is installed)".to_owned()))
         }
+        Err(error) if error.is::<NewData>() => Err(Failure::new(Exit::Interrupted, error)
+            .hint("services are stopped and held; nothing of the data was undone")
+            .hint("lose it: keymgr-upgrade rollback --discard-new-data")
+            .hint("keep it: keymgr-upgrade rollback --abandon, then units unhold, and start the services")
+            .next("status")),
         Err(error) => Err(rollback_failed(error)),
     }
 }

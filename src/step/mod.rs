@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use schema::{About, size};
-pub use unit::CodeAwaited;
+pub use unit::{CodeAwaited, NewData};
 
 use crate::deployment::{Host, Site};
 use crate::files::Root;
@@ -177,6 +177,8 @@ pub struct Context<'a> {
     pub from: String,
     /// The release that the run goes to, by its id; empty where a run is not between releases.
     pub to: String,
+    /// Going back may lose rows that others wrote: on the operator's word, or because nothing of the database is put back.
+    pub discard: bool,
 }
 
 impl Context<'_> {
@@ -348,10 +350,8 @@ impl Step {
                 file::restore(context, path, after, copy.as_deref(), digest)
             }
             (Self::HoldUnits { units }, Undo::Hold { before }) => unit::revert_hold(context, units, before),
-            (Self::UnholdUnits { units }, Undo::Unhold { .. }) => {
-                let changed = !matches!(unit::observe_held(context, units)?, Observed::After(_));
-                unit::hold(context, units)?;
-                Ok(changed)
+            (Self::UnholdUnits { units }, Undo::Unhold { fingerprint }) => {
+                unit::hold_again(context, units, fingerprint.as_deref())
             }
             (_, Undo::Start { units }) => unit::start_again(context, units),
             (_, Undo::Stop { units }) => unit::stop_again(context, units),

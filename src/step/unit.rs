@@ -54,6 +54,23 @@ pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()>
     context.site.reload_units()
 }
 
+/// Rows were written since the services could start again, and going back would lose them.
+#[derive(Debug, thiserror::Error)]
+#[error("the database was written to since the services could start again; a rollback would lose that")]
+pub struct NewData;
+
+/// Holds and stops again what was released, and only then looks whether anything was written in between.
+pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprint: Option<&str>) -> Result<bool> {
+    let changed = !matches!(observe_held(context, names)?, Observed::After(_));
+    hold(context, names)?;
+    if let (false, Some(then)) = (context.discard, fingerprint)
+        && context.site.open(Access::ReadOnly)?.fingerprint()? != then
+    {
+        return Err(NewData.into());
+    }
+    Ok(changed)
+}
+
 pub(super) fn revert_hold(context: &mut Context<'_>, names: &[String], before: &[String]) -> Result<bool> {
     let ours: Vec<String> = names.iter().filter(|n| !before.contains(n)).cloned().collect();
     let changed = units::unhold_files(context.root(), &ours)?;

@@ -359,7 +359,7 @@ fn a_backup_is_whole_private_and_alone() {
         // Whatever an earlier attempt left there.
         fs::write(&backup, "old").unwrap();
         fs::write(wal_of(&backup, "-wal"), "old").unwrap();
-        fs::write(wal_of(&backup, ".partial"), "old").unwrap();
+        fs::write(backups.path().join(".b.sqlite.keymgr-upgrade"), "old").unwrap();
         let digest = open(&source).backup_to(&backup).unwrap();
         assert_eq!(digest, fingerprint(&source));
         assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o777, 0o600);
