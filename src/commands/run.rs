@@ -376,8 +376,12 @@ fn preflight(session: &Session, run: &Run, site: &mut Site) -> Result<(), Failur
 
 /// Stops and holds what the run had released, and looks once more whether data was written in between: then it is released again.
 fn quiet(session: &Session, run: &Run, site: &Site) -> Result<(), Failure> {
-    let held = run.plan.steps.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units) } else { None });
-    let Some(names) = held else { return Ok(()) };
+    let released = run.plan.steps.iter().enumerate().find_map(|(i, s)| match s {
+        Step::UnholdUnits { units } if run.state.get(i).undo.is_some() => Some(units),
+        _ => None,
+    });
+    // Otherwise a hold from here would be nobody's to undo.
+    let Some(names) = released else { return Ok(()) };
     let host = &session.host;
     let running = site.running(host, names)?;
     let before = crate::units::held(&host.root, names)?;
