@@ -123,7 +123,9 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
             Ended::Waiting(release) => waiting(session, &release),
             Ended::Stopped { step } => {
                 session.ui.set("state", "interrupted");
-                session.ui.line(format!("Stopped before step {}, as asked.", step + 1));
+                let held = !crate::units::all_held(&session.host.root)?.is_empty();
+                let services = if held { "Services stay held" } else { "Services are not held" };
+                session.ui.line(format!("Stopped before step {}, as asked. {services}.", step + 1));
                 Ok((Exit::Interrupted, "resume".to_owned()))
             }
             Ended::Failed { step, error } => failed(session, run, site, step, fresh, error),

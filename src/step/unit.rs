@@ -30,9 +30,8 @@ pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Un
 
 pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
     units::hold_files(context.root(), names)?;
-    context.site.reload_units()?;
-    let running = context.site.running(context.host, names)?;
-    context.site.stop(&running)
+    // Also what somebody started before the hold was complete.
+    context.site.stop(names)
 }
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
@@ -66,7 +65,9 @@ pub(super) fn observe_stopped(context: &mut Context<'_>, names: &[String]) -> Re
     Ok(if running.is_empty() { Observed::After(format!("{} stopped", names.len())) } else { Observed::Before })
 }
 
+/// Holds, then stops: between the two nothing can be started again.
 pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    units::hold_files(context.root(), names)?;
     context.site.stop(names)
 }
 
@@ -80,7 +81,8 @@ pub(super) fn start(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 }
 
 pub(super) fn start_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
-    let changed = context.site.running(context.host, names)?.len() != names.len();
+    let released = units::unhold_files(context.root(), names)?;
+    let changed = released || context.site.running(context.host, names)?.len() != names.len();
     context.site.start(names)?;
     Ok(changed)
 }
