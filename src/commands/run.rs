@@ -41,7 +41,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
     let names = crate::units::names(&session.host.settings.units)?;
-    if deployment.site.running(&session.host, &names)? != deployment.running {
+    if deployment.site.to_run(&session.host, &names)? != deployment.running {
         let error = anyhow!("services were started or stopped while you were asked");
         return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
     }
@@ -468,6 +468,9 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
             fit_record(session, &site)?;
             session.ui.set("state", "rolled-back");
             session.ui.line("Rolled back: data and files are as they were before.");
+            if !crate::units::all_held(&session.host.root)?.is_empty() {
+                session.ui.line("Services are held, as they were before: keymgr-upgrade units unhold");
+            }
             Ok((Exit::Done, "check".to_owned()))
         }
         Err(error) if error.is::<CodeAwaited>() => {

@@ -16,6 +16,7 @@ use secrecy::ExposeSecret as _;
 pub use code::{Code, installed_code};
 pub use identify::{Identified, identify};
 pub use record::{Recorded, paste_dialect, record_path, recorded};
+pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
@@ -65,7 +66,7 @@ pub struct Deployment {
     pub facts: Facts,
     /// Units that are held.
     pub held: Vec<String>,
-    /// Units that run now; none known on an image.
+    /// Units that run now, or ran before they were held by hand; none known on an image.
     pub running: Vec<String>,
     /// Whether barbican units are installed on this host; no on an image.
     pub has_units: bool,
@@ -149,7 +150,7 @@ impl Deployment {
             elsewhere: gathered.elsewhere,
             facts: gathered.facts,
             held: crate::units::held(root, &names)?,
-            running: site.running(host, &names)?,
+            running: site.to_run(host, &names)?,
             has_units: site.has_units(),
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,

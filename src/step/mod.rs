@@ -348,11 +348,7 @@ impl Step {
                 file::restore(context, path, after, copy.as_deref(), digest)
             }
             (Self::HoldUnits { units }, Undo::Hold { before }) => unit::revert_hold(context, units, before),
-            (Self::UnholdUnits { units }, Undo::Unhold { .. }) => {
-                let changed = !matches!(unit::observe_held(context, units)?, Observed::After(_));
-                unit::hold(context, units)?;
-                Ok(changed)
-            }
+            (Self::UnholdUnits { units }, Undo::Unhold { .. }) => unit::hold_again(context, units),
             (_, Undo::Start { units }) => unit::start_again(context, units),
             (_, Undo::Stop { units }) => unit::stop_again(context, units),
             (_, Undo::Release { record }) => file::restore_release(context, record.as_deref()),

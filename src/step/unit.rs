@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use super::{Applied, Context, Observed, Undo};
 use crate::command;
 use crate::db::Access;
-use crate::deployment::{Code, installed_code};
+use crate::deployment::{Code, held_path, installed_code};
+use crate::journal::private;
 use crate::units;
 
 /// Data and files are back as they were; the code of this release has to be installed again before services may start.
@@ -15,6 +16,9 @@ pub struct CodeAwaited {
     /// The release, by its id.
     pub release: String,
 }
+
+/// What ran before a hold by hand, while the run has ended that.
+const HELD: &str = "held.json";
 
 pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
@@ -34,8 +38,19 @@ pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
     context.site.stop(names)
 }
 
+/// Holds what was released, and puts back what ran before a hold by hand.
+pub(super) fn hold_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
+    let changed = !matches!(observe_held(context, names)?, Observed::After(_));
+    if let Some(record) = context.root().read(&context.file(HELD))? {
+        context.root().write(&held_path(), &record.bytes, private())?;
+    }
+    hold(context, names)?;
+    Ok(changed)
+}
+
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
-    let known = units::released(context.root(), names)? && context.site.holds(context.host, names, false)?;
+    let known = units::released(context.root(), names)? && !context.root().exists(&held_path());
+    let known = known && context.site.holds(context.host, names, false)?;
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
@@ -49,7 +64,12 @@ pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
 }
 
 pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    // A hold by hand ends here too. Should the run be undone, it lasts again.
+    if let Some(record) = context.root().read(&held_path())? {
+        context.root().write(&context.file(HELD), &record.bytes, private())?;
+    }
     units::unhold_files(context.root(), names)?;
+    context.root().remove(&held_path())?;
     context.site.reload_units()
 }
 
