@@ -14,6 +14,7 @@ mod common;
 mod crash;
 mod halves;
 mod hsm;
+mod live;
 mod proof;
 mod python_readers;
 mod real_barbican;
