@@ -1,7 +1,7 @@
 //! Named crash points: places where a test kills the true binary as a power loss would.
 //!
 //! `KEYMGR_UPGRADE_CRASH_LOG=FILE` appends the name of each point as it is passed, `KEYMGR_UPGRADE_CRASH_AT=N` makes the N-th one (from 1) end in
-//! SIGKILL. Without them a point is one look at a number.
+//! SIGKILL, `KEYMGR_UPGRADE_CRASH_AT=NAME:N` the N-th one of that name. Without them a point is one look at a number.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 
 struct Wanted {
     at: Option<u64>,
+    /// Only points of this name count.
+    name: Option<String>,
     log: Option<std::ffi::OsString>,
 }
 
@@ -21,20 +23,24 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 
 /// Passes the point `name`; does not return if this is where the test wants the crash.
 pub fn point(name: &str) {
-    let wanted = WANTED.get_or_init(|| Wanted {
-        at: std::env::var("KEYMGR_UPGRADE_CRASH_AT").ok().and_then(|v| v.parse().ok()),
-        log: std::env::var_os("KEYMGR_UPGRADE_CRASH_LOG"),
+    let wanted = WANTED.get_or_init(|| {
+        let at = std::env::var("KEYMGR_UPGRADE_CRASH_AT").unwrap_or_default();
+        let (name, number) = at.rsplit_once(':').map_or((None, at.as_str()), |(name, n)| (Some(name.to_owned()), n));
+        Wanted { at: number.parse().ok(), name, log: std::env::var_os("KEYMGR_UPGRADE_CRASH_LOG") }
     });
     if wanted.at.is_none() && wanted.log.is_none() {
         return;
     }
-    let count = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
     if let Some(log) = &wanted.log
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(log)
     {
         // A test's log: if it cannot be written the test sees that it is short.
         writeln!(file, "{name}").ok();
     }
+    if wanted.name.as_ref().is_some_and(|wanted| wanted != name) {
+        return;
+    }
+    let count = PASSED.fetch_add(1, Ordering::SeqCst) + 1;
     if wanted.at == Some(count) {
         kill(Pid::this(), Signal::SIGKILL).ok();
     }

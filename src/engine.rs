@@ -188,7 +188,8 @@ impl Run {
             if self.state.get(index).done.is_some() && (begun || !self.looks_again(step)) {
                 continue;
             }
-            if STOP.load(Ordering::SeqCst) {
+            // Between stopping and holding there is no border: what was not running could be started there.
+            if STOP.load(Ordering::SeqCst) && !matches!(step, Step::HoldUnits { .. }) {
                 return Ok(Ended::Stopped { step: index });
             }
             let total = steps.len();

@@ -41,7 +41,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
     let names = crate::units::names(&session.host.settings.units)?;
-    if deployment.site.running(&session.host, &names)? != deployment.running {
+    if deployment.site.to_run(&session.host, &names)? != deployment.running {
         let error = anyhow!("services were started or stopped while you were asked");
         return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
     }
@@ -124,7 +124,9 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
             Ended::Waiting(release) => waiting(session, &release),
             Ended::Stopped { step } => {
                 session.ui.set("state", "interrupted");
-                session.ui.line(format!("Stopped before step {}, as asked.", step + 1));
+                let held = !crate::units::all_held(&session.host.root)?.is_empty();
+                let services = if held { "Services stay held" } else { "Services are not held" };
+                session.ui.line(format!("Stopped before step {}, as asked. {services}.", step + 1));
                 Ok((Exit::Interrupted, "resume".to_owned()))
             }
             Ended::Failed { step, error } => failed(session, run, site, step, fresh, error),
@@ -349,6 +351,9 @@ pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: b
 
 fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes: bool) -> Outcome {
     let mut run = Run::reopen(&session.host.root, lock, id)?;
+    if !matches!(run.state.phase, Phase::Done | Phase::RolledBack) {
+        Approval::spend(&session.host.root)?;
+    }
     let mut site = site(session, &run.plan)?;
     if run.state.phase != Phase::RollingBack {
         preflight(session, &run, &mut site)?;
@@ -448,6 +453,9 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
             fit_record(session, &site)?;
             session.ui.set("state", "rolled-back");
             session.ui.line("Rolled back: data and files are as they were before.");
+            if !crate::units::all_held(&session.host.root)?.is_empty() {
+                session.ui.line("Services are held, as they were before: keymgr-upgrade units unhold");
+            }
             Ok((Exit::Done, "check".to_owned()))
         }
         Err(error) if error.is::<CodeAwaited>() => {

@@ -1,28 +1,15 @@
 //! `units`: the services on their own. What ran when they were held is remembered, over a reboot too.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Outcome, Session};
 use crate::cli::Units;
-use crate::deployment::Site;
+use crate::deployment::{Held, Site, held_path, ran_before_hold};
 use crate::error::{Exit, Failure};
 use crate::journal::{STATE, private};
 use crate::units;
-
-/// What ran when the units were first held; never taken anew while they are.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Held {
-    format: u32,
-    running: Vec<String>,
-}
-
-fn record() -> PathBuf {
-    Path::new(STATE).join("held.json")
-}
 
 pub(super) fn units(session: &mut Session, verb: Units) -> Outcome {
     let names = units::names(&session.host.settings.units)?;
@@ -56,13 +43,13 @@ fn hold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     let root = &session.host.root;
     let running = site.running(&session.host, names)?;
     root.make_directory(Path::new(STATE), 0o700)?;
-    if !root.exists(&record()) {
+    // What is kept of a hold that never began, or has ended, tells nothing.
+    if ran_before_hold(root, names)?.is_none() {
         let held = Held { format: 1, running: running.clone() };
-        root.write(&record(), &serde_json::to_vec_pretty(&held).map_err(anyhow::Error::from)?, private())?;
+        root.write(&held_path(), &serde_json::to_vec_pretty(&held).map_err(anyhow::Error::from)?, private())?;
     }
     let changed = units::hold_files(root, names)?;
-    site.reload_units()?;
-    site.stop(&running)?;
+    site.stop(names)?;
     session.ui.set("changed", changed || !running.is_empty());
     session.ui.line(format!("{} names held, {} units stopped", names.len(), running.len()));
     Ok((Exit::Done, "units status".to_owned()))
@@ -71,13 +58,13 @@ fn hold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
 fn unhold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     let _lock = session.lock_alone("units unhold")?;
     let root = &session.host.root;
-    let ran = if root.exists(&record()) { root.read_json::<Held>(&record())?.running } else { Vec::new() };
+    let ran = if root.exists(&held_path()) { root.read_json::<Held>(&held_path())?.running } else { Vec::new() };
     let mut all = units::all_held(root)?;
     all.extend(names.iter().cloned());
     let changed = units::unhold_files(root, &all)?;
     site.reload_units()?;
     site.start(&ran).map_err(|e| Failure::from(e).hint("they are free now; start them when that is repaired"))?;
-    root.remove(&record())?;
+    root.remove(&held_path())?;
     session.ui.set("changed", changed);
     session.ui.line(format!("released; {} units started", ran.len()));
     Ok((Exit::Done, "status".to_owned()))

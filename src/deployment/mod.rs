@@ -16,6 +16,7 @@ use secrecy::ExposeSecret as _;
 pub use code::{Code, installed_code};
 pub use identify::{Identified, identify};
 pub use record::{Recorded, paste_dialect, record_path, recorded};
+pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
@@ -65,7 +66,7 @@ pub struct Deployment {
     pub facts: Facts,
     /// Units that are held.
     pub held: Vec<String>,
-    /// Units that run now; none known on an image.
+    /// Units that run now, or ran before they were held by hand; none known on an image.
     pub running: Vec<String>,
     /// Whether barbican units are installed on this host; no on an image.
     pub has_units: bool,
@@ -97,7 +98,7 @@ impl Deployment {
             .or(setting)
             .map(|name| Catalogue::embedded()?.by_name(name).map_err(anyhow::Error::from))
             .transpose()?;
-        Self::look_at(host, said, record, None, depth)
+        Self::look_at(host, said, record.as_ref(), None, depth)
     }
 
     /// Looks during a run that came from `from`: its own steps, or a package's scripts, may have moved the schema since.
@@ -111,16 +112,16 @@ impl Deployment {
     fn look_at(
         host: &Host,
         said: Option<&'static Release>,
-        record: Option<Recorded>,
+        record: Option<&Recorded>,
         in_run: Option<&'static Release>,
         depth: Depth,
     ) -> Result<Self> {
         let root = &host.root;
         let code = installed_code(root, &host.settings)?;
         let mut config = host.config()?;
-        let ledger = find(host, &mut config, said, record.as_ref(), &code)?;
+        let ledger = find(host, &mut config, said, record, &code)?;
         let known = ledger.as_ref().ok().filter(|_| in_run.is_none());
-        let from = identify(said, record.as_ref().map(|r| r.release.as_str()), known, &code);
+        let from = identify(said, record.map(|r| r.release.as_str()), known, &code);
         let from = match (&ledger, from) {
             // Why the database does not tell matters more than that nothing tells.
             (Err(why), Err(error)) => return Err(error.context(why.clone())),
@@ -149,7 +150,7 @@ impl Deployment {
             elsewhere: gathered.elsewhere,
             facts: gathered.facts,
             held: crate::units::held(root, &names)?,
-            running: site.running(host, &names)?,
+            running: site.to_run(host, &names)?,
             has_units: site.has_units(),
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,

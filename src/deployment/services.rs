@@ -1,13 +1,44 @@
 //! The services of this host. An image has none that run.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 
 use super::{Host, Site};
+use crate::files::Root;
+use crate::journal::STATE;
 use crate::systemd::{self, Systemd, UnitState};
 use crate::units;
+
+/// What ran when the units were first held by hand; never taken anew while they are.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// Format of this file.
+    pub format: u32,
+    /// The units, by their names.
+    pub running: Vec<String>,
+}
+
+/// Where that is kept, over a reboot too.
+#[must_use]
+pub fn held_path() -> PathBuf {
+    Path::new(STATE).join("held.json")
+}
+
+/// What ran before the units were held by hand; `None` where none of `names` is held, whatever is still kept.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn ran_before_hold(root: &Root, names: &[String]) -> Result<Option<Vec<String>>> {
+    if !root.exists(&held_path()) || units::held(root, names)?.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(root.read_json::<Held>(&held_path())?.running))
+}
 
 /// The barbican units of this host, and the way to systemd; neither on an image or where no systemd runs.
 #[derive(Debug, Default)]
@@ -54,6 +85,17 @@ impl Site {
         Ok(units.into_iter().filter(UnitState::is_active).map(|u| u.name).collect())
     }
 
+    /// Those of `names` that are to run when all is done: what ran before they were held by hand, else what runs now.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked, or what is kept cannot be read.
+    pub fn to_run(&self, host: &Host, names: &[String]) -> Result<Vec<String>> {
+        match ran_before_hold(&host.root, names)? {
+            Some(ran) => Ok(ran),
+            None => self.running(host, names),
+        }
+    }
+
     /// Whether systemd itself has the hold of every one of `names` that it has loaded: a file alone holds nothing before it was read.
     ///
     /// # Errors
@@ -70,7 +112,7 @@ impl Site {
         !self.services.units.is_empty()
     }
 
-    /// Stops units and waits until nothing of them is left.
+    /// Stops units and waits until nothing of them is left. A hold that is on disk holds before the first of them is stopped.
     ///
     /// # Errors
     /// If one does not stop.

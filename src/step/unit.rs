@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, bail};
 use super::{Applied, Context, Observed, Undo};
 use crate::command;
 use crate::db::Access;
-use crate::deployment::{Code, installed_code};
+use crate::deployment::{Code, held_path, installed_code};
+use crate::journal::private;
 use crate::units;
 
 /// Data and files are back as they were; the code of this release has to be installed again before services may start.
@@ -15,6 +16,9 @@ pub struct CodeAwaited {
     /// The release, by its id.
     pub release: String,
 }
+
+/// What ran before a hold by hand, while the run has ended that.
+const HELD: &str = "held.json";
 
 pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
@@ -30,13 +34,28 @@ pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Un
 
 pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
     units::hold_files(context.root(), names)?;
-    context.site.reload_units()?;
-    let running = context.site.running(context.host, names)?;
-    context.site.stop(&running)
+    // Also what somebody started before the hold was complete.
+    context.site.stop(names)
+}
+
+/// Holds and stops again what was released, puts back what ran before a hold by hand, and only then looks whether anything was written since.
+pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprint: Option<&str>) -> Result<bool> {
+    let changed = !matches!(observe_held(context, names)?, Observed::After(_));
+    if let Some(record) = context.root().read(&context.file(HELD))? {
+        context.root().write(&held_path(), &record.bytes, private())?;
+    }
+    hold(context, names)?;
+    if let (false, Some(then)) = (context.discard, fingerprint)
+        && context.site.open(Access::ReadOnly)?.fingerprint()? != then
+    {
+        return Err(NewData.into());
+    }
+    Ok(changed)
 }
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
-    let known = units::released(context.root(), names)? && context.site.holds(context.host, names, false)?;
+    let known = units::released(context.root(), names)? && !context.root().exists(&held_path());
+    let known = known && context.site.holds(context.host, names, false)?;
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
@@ -50,7 +69,12 @@ pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
 }
 
 pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    // A hold by hand ends here too. Should the run be undone, it lasts again.
+    if let Some(record) = context.root().read(&held_path())? {
+        context.root().write(&context.file(HELD), &record.bytes, private())?;
+    }
     units::unhold_files(context.root(), names)?;
+    context.root().remove(&held_path())?;
     context.site.reload_units()
 }
 
@@ -58,18 +82,6 @@ pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()>
 #[derive(Debug, thiserror::Error)]
 #[error("the database was written to since the services could start again; a rollback would lose that")]
 pub struct NewData;
-
-/// Holds and stops again what was released, and only then looks whether anything was written in between.
-pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprint: Option<&str>) -> Result<bool> {
-    let changed = !matches!(observe_held(context, names)?, Observed::After(_));
-    hold(context, names)?;
-    if let (false, Some(then)) = (context.discard, fingerprint)
-        && context.site.open(Access::ReadOnly)?.fingerprint()? != then
-    {
-        return Err(NewData.into());
-    }
-    Ok(changed)
-}
 
 pub(super) fn revert_hold(context: &mut Context<'_>, names: &[String], before: &[String]) -> Result<bool> {
     let ours: Vec<String> = names.iter().filter(|n| !before.contains(n)).cloned().collect();
@@ -83,7 +95,9 @@ pub(super) fn observe_stopped(context: &mut Context<'_>, names: &[String]) -> Re
     Ok(if running.is_empty() { Observed::After(format!("{} stopped", names.len())) } else { Observed::Before })
 }
 
+/// Holds, then stops: between the two nothing can be started again.
 pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+    units::hold_files(context.root(), names)?;
     context.site.stop(names)
 }
 
@@ -97,7 +111,8 @@ pub(super) fn start(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 }
 
 pub(super) fn start_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
-    let changed = context.site.running(context.host, names)?.len() != names.len();
+    let released = units::unhold_files(context.root(), names)?;
+    let changed = released || context.site.running(context.host, names)?.len() != names.len();
     context.site.start(names)?;
     Ok(changed)
 }

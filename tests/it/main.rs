@@ -5,6 +5,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
+    clippy::too_many_lines,
     reason = "a test fails by panicking, and starts and writes what it looks at"
 )]
 
@@ -14,6 +15,7 @@ mod common;
 mod crash;
 mod halves;
 mod hsm;
+mod live;
 mod proof;
 mod python_readers;
 mod real_barbican;

@@ -6,9 +6,9 @@
     reason = "a test may fail anywhere, also in what it calls"
 )]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -18,31 +18,32 @@ use keymgr_upgrade::systemd::{Error, Systemd, UnitState};
 use keymgr_upgrade::units::{self, HOLD, KNOWN};
 use secrecy::ExposeSecret;
 
-const API: &str = "barbican-api.service";
-const WORKER: &str = "barbican-worker.service";
-const LISTENER: &str = "barbican-keystone-listener.service";
+pub(crate) const API: &str = "barbican-api.service";
+pub(crate) const WORKER: &str = "barbican-worker.service";
+pub(crate) const LISTENER: &str = "barbican-keystone-listener.service";
 const RETRY: &str = "barbican-retry.service";
 
 /// A service as a package installs it, which sleeps.
 const SLEEPS: &str = "ExecStart=/bin/sleep infinity";
 /// One that only SIGKILL ends, also in its child.
-const STUBBORN: &str = "Type=notify\nNotifyAccess=all\nTimeoutStopSec=2\n\
+pub(crate) const STUBBORN: &str = "Type=notify\nNotifyAccess=all\nTimeoutStopSec=2\n\
     ExecStart=/bin/sh -c 'trap \"\" TERM; sleep infinity & systemd-notify --ready; while :; do wait; done'";
 /// One that leaves a process behind.
 const LEAVES_ONE: &str = "Type=notify\nNotifyAccess=all\nKillMode=process\n\
     ExecStart=/bin/sh -c 'sleep 12345 & systemd-notify --ready; exec sleep infinity'";
 
 /// A booted container, gone when this is dropped.
-struct Machine {
+pub(crate) struct Machine {
     script: Child,
     open: Option<ChildStdin>,
+    lines: BufReader<ChildStdout>,
     address: String,
     pid: String,
-    root: Root,
+    pub(crate) root: Root,
 }
 
 impl Machine {
-    fn boot() -> Self {
+    pub(crate) fn boot() -> Self {
         Self::boot_with(&[])
     }
 
@@ -56,12 +57,15 @@ impl Machine {
             .spawn()
             .unwrap();
         let open = script.stdin.take();
-        let mut line = String::new();
-        BufReader::new(script.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let fields: Vec<&str> = line.trim_end().splitn(3, ' ').collect();
-        let [address, pid, root] = fields[..] else { panic!("the container does not boot, see above") };
-        let root = Root::open(Path::new(root)).unwrap();
-        Self { script, open, address: address.to_owned(), pid: pid.to_owned(), root }
+        let mut lines = BufReader::new(script.stdout.take().unwrap());
+        let (address, pid, root) = booted(&mut lines);
+        Self { script, open, lines, address, pid, root }
+    }
+
+    /// Shuts it down and boots the same tree again.
+    pub(crate) fn reboot(&mut self) {
+        writeln!(self.open.as_ref().unwrap(), "reboot").unwrap();
+        (self.address, self.pid, self.root) = booted(&mut self.lines);
     }
 
     fn systemd(&self) -> Systemd {
@@ -69,47 +73,60 @@ impl Machine {
     }
 
     /// Writes a file into the container.
-    fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         let path = Path::new(path);
         self.root.make_directory(path.parent().unwrap(), 0o755).unwrap();
         self.root.write(path, text.as_bytes(), Attributes { mode: 0o644, uid: 0, gid: 0 }).unwrap();
     }
 
     /// Installs a service of a package.
-    fn install(&self, unit: &str, service: &str) {
+    pub(crate) fn install(&self, unit: &str, service: &str) {
         let text = format!("[Service]\n{service}\n[Install]\nWantedBy=multi-user.target\n");
         self.write(&format!("/usr/lib/systemd/system/{unit}"), &text);
         self.run("systemctl daemon-reload").unwrap();
     }
 
-    fn install_and_start(&self, unit: &str, service: &str) {
+    pub(crate) fn install_and_start(&self, unit: &str, service: &str) {
         self.install(unit, service);
         self.run(&format!("systemctl enable --now {unit}")).unwrap();
     }
 
+    /// What a command line begins with that is to run inside.
+    pub(crate) fn enter(&self) -> [&str; 12] {
+        ["nsenter", "-t", &self.pid, "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd", "--"]
+    }
+
     /// Runs a command of an operator inside.
-    fn run(&self, line: &str) -> Result<String> {
-        let enter = ["nsenter", "-t", &self.pid, "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd", "--"];
-        let mut argv = enter.to_vec();
+    pub(crate) fn run(&self, line: &str) -> Result<String> {
+        let mut argv = self.enter().to_vec();
         argv.extend(["sh", "-c", line]);
         command::run(&argv, &[("LC_ALL", "C.UTF-8"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")])
     }
 
     /// The processes inside whose command line begins like this.
-    fn processes(&self, command: &str) -> Vec<String> {
+    pub(crate) fn processes(&self, command: &str) -> Vec<String> {
         let command = command.replace(' ', ".");
         let found = self.run(&format!("grep -al '^{command}' /proc/[0-9]*/cmdline | cut -d / -f 3")).unwrap();
         found.lines().map(str::to_owned).collect()
     }
 
-    fn state(&self, unit: &str) -> UnitState {
+    pub(crate) fn state(&self, unit: &str) -> UnitState {
         let mut units = self.systemd().units(&self.root, &names(&[unit])).unwrap();
         units.pop().unwrap_or_else(|| panic!("there is no {unit}"))
     }
 
-    fn active(&self, unit: &str) -> String {
+    pub(crate) fn active(&self, unit: &str) -> String {
         self.state(unit).active_state
     }
+}
+
+/// The address, process id and root that the script tells when a container is up.
+fn booted(lines: &mut BufReader<ChildStdout>) -> (String, String, Root) {
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let fields: Vec<&str> = line.trim_end().splitn(3, ' ').collect();
+    let [address, pid, root] = fields[..] else { panic!("the container does not boot, see above") };
+    (address.to_owned(), pid.to_owned(), Root::open(Path::new(root)).unwrap())
 }
 
 impl Drop for Machine {

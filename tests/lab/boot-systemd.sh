@@ -9,6 +9,9 @@
 # What is in DIRECTORY is laid over the root before it boots. --unified boots
 # it with cgroups of version 2 only.
 #
+# A line "reboot" on standard input shuts it down as a power button does and
+# boots the same tree again; the line that is printed then is the new one.
+#
 # Needs root. debootstrap and systemd-nspawn are installed by apt where they
 # are missing, and the Debian tree is made once, in $KEYMGR_LAB (target/lab).
 set -eu
@@ -56,6 +59,13 @@ run=$lab/run/$name
 mkdir -p "$run"
 leader=
 pid1=
+groups=
+remove_groups() {
+    for group in $groups; do
+        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    done
+    groups=
+}
 clean_up() {
     trap - EXIT
     [ -z "$pid1" ] || kill -KILL "$pid1" 2>/dev/null || true
@@ -63,11 +73,8 @@ clean_up() {
     umount -l "$run/tmp/root" 2>/dev/null || true
     umount -l "$run/tmp" 2>/dev/null || true
     rm -rf "$run"
-    for group in $groups; do
-        find "$group" -depth -type d -exec rmdir {} \; 2>/dev/null || true
-    done
+    remove_groups
 }
-groups=
 trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
@@ -96,32 +103,47 @@ ln -sf ../tell-ready.service root/etc/systemd/system/multi-user.target.wants/
 # Where systemd runs this machine, nspawn asks it for a scope. Where it does
 # not, each container needs control groups of its own.
 keep=
-if [ ! -d /run/systemd/system ]; then
-    keep=--keep-unit
+[ -d /run/systemd/system ] || keep=--keep-unit
+[ -z "$unified" ] || export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+
+children() { cat "/proc/$1/task/$1/children"; }
+boot() {
     for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
-        [ -e "$hierarchy/cgroup.procs" ] || continue
+        { [ -n "$keep" ] && [ -e "$hierarchy/cgroup.procs" ]; } || continue
         mkdir -p "$hierarchy/$name"
         groups="$groups $hierarchy/$name"
     done
-fi
-[ -z "$unified" ] || export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
-(
-    for group in $groups; do sh -c 'echo $PPID' >"$group/cgroup.procs"; done
-    systemd-nspawn --register=no $keep --quiet --private-network --machine="$name" \
-        --console=pipe --bind="$run/tmp/news:/news" --directory="$run/tmp/root" --boot \
-        </dev/null >"$run/tmp/console" 2>&1 || true
-    echo ended >&8
-) >/dev/null 2>&1 &
-leader=$!
-news=$(timeout 120 head -n 1 <&8) || news="not up after 120 s"
-if [ "$news" != up ]; then
-    tail -n 20 console >&2
-    die "the container: $news"
-fi
-children() { cat "/proc/$1/task/$1/children"; }
-pid1=$(children "$(children $leader | cut -d ' ' -f 1)" | cut -d ' ' -f 1)
-[ -n "$pid1" ] || die "the container's systemd is not to be found"
+    (
+        for group in $groups; do sh -c 'echo $PPID' >"$group/cgroup.procs"; done
+        systemd-nspawn --register=no $keep --quiet --private-network --machine="$name" \
+            --console=pipe --bind="$run/tmp/news:/news" --directory="$run/tmp/root" --boot \
+            </dev/null >"$run/tmp/console" 2>&1 || true
+        echo ended >&8
+    ) >/dev/null 2>&1 &
+    leader=$!
+    news=$(timeout 120 head -n 1 <&8) || news="not up after 120 s"
+    if [ "$news" != up ]; then
+        tail -n 20 console >&2
+        die "the container: $news"
+    fi
+    pid1=$(children "$(children $leader | cut -d ' ' -f 1)" | cut -d ' ' -f 1)
+    [ -n "$pid1" ] || die "the container's systemd is not to be found"
+    echo "unix:path=/proc/$pid1/root/run/dbus/system_bus_socket $pid1 $run/tmp/root"
+}
+shut_down() {
+    # SIGRTMIN+4, see systemd(1).
+    kill -38 "$pid1"
+    news=$(timeout 60 head -n 1 <&8) || news="not down after 60 s"
+    [ "$news" = ended ] || die "the container: $news"
+    pid1=
+    wait "$leader" || true
+    leader=
+    remove_groups
+}
 
-echo "unix:path=/proc/$pid1/root/run/dbus/system_bus_socket $pid1 $run/tmp/root"
-exec >/dev/null
-cat >/dev/null
+boot
+while read -r word; do
+    [ "$word" = reboot ] || die "what is $word?"
+    shut_down
+    boot
+done
