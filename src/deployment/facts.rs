@@ -159,8 +159,9 @@ fn policy(host: &Host, config: &Config, facts: &mut Facts) -> Result<()> {
             if let Some(rule) = policy_rule(line) {
                 rules.insert(rule);
             }
-            let words = line.split(|c: char| c.is_whitespace() || "\"'()[],".contains(c));
-            references.extend(words.filter(|w| w.starts_with("rule:") || w.starts_with("role:")).map(str::to_owned));
+            // `rule:x` and `role:x` by their names, anything else (`project:%`, `system_scope:all`) as it is written.
+            let words = line.split(|c: char| c.is_whitespace() || "\"'()[],".contains(c)).filter(|w| w.contains(':'));
+            references.extend(words.map(|w| w.trim_start_matches("rule:").trim_start_matches("role:").to_owned()));
         }
     }
     facts.policy_rules = Some(rules);
