@@ -211,11 +211,11 @@ impl Ui {
         let mut stderr = std::io::stderr().lock();
         // Nobody is left to tell if this cannot be written.
         let mut say = |line: String| writeln!(stderr, "{}", clean(&line)).ok();
-        for (index, line) in wrap(&format!("error: {text}"), WIDTH).iter().enumerate() {
-            say(if index == 0 { line.clone() } else { format!("       {line}") });
-        }
-        for hint in &failure.hints {
-            say(format!("hint: {hint}"));
+        for (label, text) in std::iter::once(("error:", &text)).chain(failure.hints.iter().map(|h| ("hint:", h))) {
+            for (index, line) in wrap(text, WIDTH - label.len() - 1).iter().enumerate() {
+                let label = if index == 0 { label } else { &" ".repeat(label.len()) };
+                say(format!("{label} {line}"));
+            }
         }
         say(format!("Next: {command}"));
     }
