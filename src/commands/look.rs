@@ -39,17 +39,15 @@ impl Look {
         self.draft.as_ref().map_err(|error| {
             let mut failure = Failure::new(Exit::Blocked, error.clone());
             failure.hints = error.hints();
-            failure.next("notes")
+            failure.next(super::check::next(self))
         })
     }
 
     /// Nothing to do: the plan would only look.
     pub(super) fn is_done(&self) -> bool {
         let Ok(draft) = &self.draft else { return false };
-        let acts = |s: &Step| matches!(s, Step::MigrateSchema { .. } | Step::EditFile { .. } | Step::BackUpDatabase);
         let code = matches!(&self.deployment.code, Code::At { release: Some(now), .. } if *now != self.to.id);
-        let rows = crate::plan::rows_to_change(&self.deployment);
-        self.to.id == self.deployment.from.release.id && !draft.plan.steps.iter().any(acts) && !rows && !code
+        self.to.id == self.deployment.from.release.id && !draft.writes && draft.files.is_empty() && !code
     }
 
     /// `--to X`, and `--fast-forward` where the way is long.
@@ -61,14 +59,7 @@ impl Look {
 
 /// Looks; changes nothing.
 pub(super) fn look(session: &Session, target: &Target, depth: Depth) -> Result<Look, Failure> {
-    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), depth).map_err(|e| {
-        let failure = Failure::new(Exit::Failed, e);
-        if format!("{:#}", failure.error).contains("--from") {
-            failure.hint("RELEASE is a name such as pike")
-        } else {
-            failure
-        }
-    })?;
+    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), depth)?;
     look_on(session, target, deployment)
 }
 
