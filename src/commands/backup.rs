@@ -28,6 +28,7 @@ pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
 }
 
 fn about(session: &Session, id: &str) -> Option<About> {
+    super::runs::known(session, id).ok()?;
     session.host.root.read_json(&journal::run_directory(id).join("backup/database.json")).ok()
 }
 
@@ -63,7 +64,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
         about.revision,
         size(about.size)
     ));
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("backup restore {id}"))? {
         return Ok((Exit::Done, "backup list".to_owned()));
     }
     site.settle()?;

@@ -52,7 +52,7 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     for (_, text) in &diffs(&draft.files, look.to)? {
         session.ui.raw(text);
     }
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("config apply {}", look.arguments()))? {
         return Ok((Exit::Done, format!("config diff {}", look.arguments())));
     }
     session.nothing_runs(&look.deployment.site)?;

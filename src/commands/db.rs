@@ -160,7 +160,7 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     for (revision, sql) in statements(&deployment, &plan.steps)? {
         session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
     }
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
     run::begin(session, lock, plan, deployment, &[], &who())
@@ -217,7 +217,7 @@ fn create(session: &mut Session, to: &str, yes: bool, exists: bool) -> Outcome {
         return Err(site.open(Access::ReadOnly).err().map_or_else(|| anyhow!("no database").into(), Failure::from));
     }
     session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
-    if !session.confirm(yes, "Create it?")? {
+    if !session.confirm(yes, "Create it?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
     if exists {

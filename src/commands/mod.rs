@@ -19,12 +19,13 @@ use anyhow::Context as _;
 
 use crate::cli::{Cli, Global, Verb};
 use crate::db::{Access, Ledger};
-use crate::deployment::{Deployment, Depth, Host, Site};
+use crate::deployment::{Deployment, Depth, Host, Site, Untold};
 use crate::engine;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
+use crate::ini;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
-use crate::release::{Catalogue, Release};
+use crate::release::{Catalogue, LookupError, Release};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -67,12 +68,31 @@ fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
             }
         };
     }
+    let failure = &mut failure;
+    advise(failure);
     if check && failure.exit == Exit::Failed {
         failure.exit = Exit::CouldNotLook;
     }
-    let exit = failure.exit;
-    ui.fail(&failure);
-    exit
+    ui.fail(failure);
+    failure.exit
+}
+
+/// What the operator can do, for errors that come up from below without a word on it.
+fn advise(failure: &mut Failure) {
+    if let Some(error) = failure.error.chain().find_map(|e| e.downcast_ref::<LookupError>()) {
+        failure.exit = Exit::Usage;
+        if let LookupError::UnknownName { suggestion: None, .. } = error {
+            failure
+                .hints
+                .push("releases are called as OpenStack calls them: juno, ... zed, 2023.1, ... 2026.2".to_owned());
+        }
+    } else if failure.error.chain().any(|e| e.is::<ini::Error>()) {
+        failure.hints.push("mend that line; nothing was changed".to_owned());
+    } else if failure.error.is::<Untold>() {
+        failure.hints.push(
+            "bring the database in order first (from a backup, if it is damaged); nothing was changed".to_owned(),
+        );
+    }
 }
 
 impl Session {
@@ -154,13 +174,14 @@ impl Session {
         Err(Failure::new(Exit::Blocked, error).hint("stop and hold them: keymgr-upgrade units hold").next("units hold"))
     }
 
-    /// Asks before something is done; `--yes` answers, and where nobody can be asked it is needed.
-    fn confirm(&mut self, yes: bool, question: &str) -> Result<bool, Failure> {
+    /// Asks before `command` is carried out; `--yes` answers, and where nobody can be asked it is needed.
+    fn confirm(&mut self, yes: bool, question: &str, command: &str) -> Result<bool, Failure> {
         if yes {
             return Ok(true);
         }
         if !self.ui.can_ask() {
-            return Err(Failure::usage("nobody can be asked here: give --yes to go ahead"));
+            let error = "nobody can be asked here: give --yes to go ahead";
+            return Err(Failure::usage(error).next(format!("{command} --yes")));
         }
         let answer = self.ui.ask(question).context("reading the answer")?;
         Ok(answer && !engine::STOP.load(std::sync::atomic::Ordering::SeqCst))

@@ -34,7 +34,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
         return Ok((Exit::Done, "status".to_owned()));
     }
     summary(&mut session.ui, &look);
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, format!("plan {}", look.arguments())));
     }
@@ -62,13 +62,7 @@ fn blocked(session: &mut Session, look: &Look) -> Outcome {
     session.ui.set("changed", false);
     session.ui.set("findings", serde_json::json!(look.findings));
     session.ui.line("");
-    let next = match &look.draft {
-        Err(_) => "notes".to_owned(),
-        Ok(_) if look.findings.iter().any(|f| f.id == "notes" && f.severity == crate::finding::Severity::Fail) => {
-            format!("approve {}", look.arguments())
-        }
-        Ok(_) => format!("check {}", look.arguments()),
-    };
+    let next = check::next(look);
     Ok((Exit::Blocked, next))
 }
 
@@ -362,7 +356,7 @@ fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes
         }
     }
     session.ui.line(format!("Undoing run {id}: data and files as they were when it began."));
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", "rollback")? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "status".to_owned()));
     }
