@@ -10,6 +10,7 @@ mod notes;
 mod plan;
 mod run;
 mod runs;
+mod shell;
 mod status;
 mod units;
 
@@ -43,19 +44,33 @@ pub(crate) struct Session {
 /// Carries out a command line and prints what is to be read.
 pub fn run(cli: Cli) -> Exit {
     let check = matches!(cli.verb, Some(Verb::Check(_)));
-    let ui = Ui::new(cli.global.json, cli.global.verbose);
+    let ui = Ui::new(cli.global.json, cli.global.verbose).with_globals(globals(&cli.global));
     let mut session = match Session::open(cli.global, ui) {
         Ok(session) => session,
         Err((ui, failure)) => return fail(*ui, failure, check),
     };
     match session.verb(cli.verb.unwrap_or(Verb::Status { wait: false })) {
         Ok((exit, next)) => {
-            session.ui.set("exit", exit as u8);
-            session.ui.end(&next);
+            session.ui.end(exit, &next);
             exit
         }
         Err(failure) => fail(session.ui, failure, check),
     }
+}
+
+/// The options that decide where a command works: every next one needs them too.
+fn globals(global: &Global) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    if global.root != Path::new("/") {
+        add("--root", global.root.display().to_string());
+    }
+    for (name, file) in [("--config-file", &global.config_file), ("--pkcs11-module", &global.pkcs11_module)] {
+        if let Some(file) = file {
+            add(name, file.display().to_string());
+        }
+    }
+    words
 }
 
 fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
@@ -89,9 +104,7 @@ fn advise(failure: &mut Failure) {
     } else if failure.error.chain().any(|e| e.is::<ini::Error>()) {
         failure.hints.push("mend that line; nothing was changed".to_owned());
     } else if failure.error.is::<Untold>() {
-        failure.hints.push(
-            "bring the database in order first (from a backup, if it is damaged); nothing was changed".to_owned(),
-        );
+        failure.hints.push("mend that first (where it is damaged: from a backup); nothing was changed".to_owned());
     }
 }
 
