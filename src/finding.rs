@@ -296,20 +296,25 @@ fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
     let used = |kek: &str| survey.secrets.values().any(|s| s.kek_id == kek && !s.deleted);
     let (mut live, mut idle) = (Vec::new(), Vec::new());
     for (id, kek) in survey.bad_keks() {
-        let line = format!("KEK {id}: {}", kek.verdict);
+        let under = survey.bad_secrets().filter(|(_, s)| s.kek_id == *id).count();
+        let line = format!("KEK {id}, with {under} of the secrets: {}", kek.verdict);
         if used(id) && !kek.deleted { live.push(line) } else { idle.push(line) }
     }
     for (id, secret) in survey.bad_secrets() {
+        if survey.bad_keks().any(|(kek, _)| *kek == secret.kek_id) {
+            // Said with its KEK.
+            continue;
+        }
         let line = format!("secret {} (datum {id}): {}", secret.secret_id, secret.verdict);
         if secret.deleted { idle.push(line) } else { live.push(line) }
     }
     if !live.is_empty() {
-        let title = format!("{} KEKs or secrets in use cannot be read now", live.len());
+        let title = format!("KEKs or secrets in use cannot be read now ({})", live.len());
         let finding = Finding::fail("unreadable", title).evidence(live).approvable();
         all.push(finding.remedy("find out why (kek verify); or accept it: keymgr-upgrade approve"));
     }
     if !idle.is_empty() {
-        let title = format!("{} KEKs or secrets not in use cannot be read", idle.len());
+        let title = format!("KEKs or secrets not in use cannot be read ({})", idle.len());
         all.push(Finding::warn("unreadable-idle", title).evidence(idle));
     }
 }

@@ -40,6 +40,11 @@ pub(super) fn next(look: &Look) -> String {
         Err(_) => return "status".to_owned(),
         Ok(_) => {}
     }
+    let fails = |id: &str| look.findings.iter().any(|f| f.severity == Severity::Fail && f.id == id);
+    if fails("unreadable") {
+        // To accept that secrets are lost is nobody's next step.
+        return "kek verify".to_owned();
+    }
     let only_notes =
         look.findings.iter().filter(|f| f.severity == Severity::Fail).all(|f| f.id == "notes" || f.approvable);
     if only_notes {
