@@ -62,7 +62,7 @@ fn history(session: &mut Session) -> Outcome {
     let mut list = Vec::new();
     for one in db::chain() {
         let mark = if revision.as_deref() == Some(one.id.as_str()) { "->" } else { "" };
-        session.ui.line(format!("{mark:3}{:14} {:9} {}", one.id, one.release, one.summary));
+        session.ui.row(&format!("{mark:3}{:14} {:9}", one.id, one.release), &one.summary);
         list.push(json!({"revision": one.id, "down": one.down, "release": one.release, "summary": one.summary}));
     }
     session.ui.set("revisions", json!(list));

@@ -23,6 +23,8 @@ pub(super) struct Look {
     pub(super) notes: Vec<Applicable<'static, Note>>,
     pub(super) findings: Vec<Finding>,
     pub(super) approval: Option<Approval>,
+    /// `--from` was given: the next command needs it too.
+    from_said: bool,
 }
 
 impl Look {
@@ -53,7 +55,8 @@ impl Look {
     /// `--to X`, and `--fast-forward` where the way is long.
     pub(super) fn arguments(&self) -> String {
         let long = matches!(&self.draft, Ok(draft) if draft.path.len() > 1);
-        format!("--to {}{}", self.to.id, if long { " --fast-forward" } else { "" })
+        let from = if self.from_said { format!(" --from {}", self.deployment.from.release.id) } else { String::new() };
+        format!("--to {}{}{from}", self.to.id, if long { " --fast-forward" } else { "" })
     }
 }
 
@@ -108,7 +111,8 @@ fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Re
         approved: &approved,
         open_run: open.as_deref(),
     });
-    Ok(Look { deployment, to, draft, notes, findings, approval })
+    let from_said = session.global.from.is_some();
+    Ok(Look { deployment, to, draft, notes, findings, approval, from_said })
 }
 
 /// The release asked for; else that of the installed code, if it is ahead of the data; else the next one.

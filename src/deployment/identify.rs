@@ -17,6 +17,10 @@ pub struct Identified {
     pub mid_hop: bool,
 }
 
+/// A database that was reached, and does not tell.
+const NO_REVISION: &str = "the database has no revision (alembic_version is empty or missing), and nothing else tells which release the data \
+    is at: is it Barbican's? Then record the revision with db stamp, which looks for proof";
+
 /// Decides from the operator's word, our own record, the schema's revision and the installed code, in this order.
 ///
 /// # Errors
@@ -56,9 +60,7 @@ pub fn identify(
     }
     if let Some(id) = recorded {
         let Some(release) = catalogue.by_id(id) else {
-            bail!(
-                "the data is recorded to be at {id}, a release that this keymgr-upgrade does not know: it takes a newer one, or say with --from which one it is"
-            );
+            bail!("the data is recorded to be at {id}, which this keymgr-upgrade does not know: install a newer one");
         };
         if !fits(release) {
             bail!(
@@ -83,9 +85,7 @@ pub fn identify(
             revision(),
             names()
         ),
-        None if bound.is_empty() => bail!(
-            "the database has no revision (alembic_version is empty or missing), and nothing else tells which release the data is at: is it Barbican's? Then record the revision with db stamp, which looks for proof"
-        ),
+        None if bound.is_empty() => bail!(NO_REVISION),
         None => {
             bail!("schema revision {} is the same in {}: say with --from which one the data is at", revision(), names())
         }

@@ -36,8 +36,8 @@ pub fn recorded(root: &Root) -> Result<Option<Recorded>> {
     if !root.exists(&record_path()) {
         return Ok(None);
     }
-    let again = || format!("remove {}, and say the release with --from", root.shown(&record_path()).display());
-    root.read_json(&record_path()).map(Some).with_context(again)
+    let damaged = "the record of the release is damaged; remove it, and say the release with --from";
+    root.read_json(&record_path()).map(Some).context(damaged)
 }
 
 /// The reader of the paste file under a release: Barbican left Python 2 with Ussuri.
