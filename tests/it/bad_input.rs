@@ -309,7 +309,7 @@ fn options() {
             replace(
                 "old-and-new-name-differ",
                 FAR,
-                2,
+                255,
                 CONF,
                 "# left from Kilo",
                 "[database]\nconnection = sqlite:////var/lib/barbican/other.sqlite\n[DEFAULT]",
@@ -567,6 +567,21 @@ fn releases() {
     );
 }
 
+/// A state directory as another process at work leaves it.
+fn locked(sandbox: &Sandbox) {
+    use std::os::unix::fs::PermissionsExt;
+    sandbox.write("var/lib/keymgr-upgrade/lock", "process 4711, upgrade\n");
+    for (name, mode) in [("", 0o700), ("lock", 0o600)] {
+        let path = sandbox.path("var/lib/keymgr-upgrade").join(name);
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+}
+
+fn lock(sandbox: &Sandbox) -> Held {
+    let directory = std::fs::File::open(sandbox.path("var/lib/keymgr-upgrade")).unwrap();
+    Box::new(nix::fcntl::Flock::lock(directory, nix::fcntl::FlockArg::LockExclusive).unwrap())
+}
+
 /// A run that waits for its code.
 fn open_run(sandbox: &Sandbox) {
     sandbox.install("1.0.0");
@@ -608,19 +623,8 @@ fn records() {
             case("record-contradicts-schema", UPGRADE, 1, |s| {
                 s.write(RECORD, r#"{"format": 1, "release": "zed", "run": "x"}"#);
             }),
-            case("lock-held", UPGRADE, 75, |s| s.write("var/lib/keymgr-upgrade/lock", "process 4711, upgrade\n")).hold(
-                |s| {
-                    let file = std::fs::File::open(s.path("var/lib/keymgr-upgrade/lock")).unwrap();
-                    Box::new(nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap())
-                },
-            ),
-            case("lock-held-resume", &["resume"], 75, |s| {
-                s.write("var/lib/keymgr-upgrade/lock", "process 4711, upgrade\n")
-            })
-            .hold(|s| {
-                let file = std::fs::File::open(s.path("var/lib/keymgr-upgrade/lock")).unwrap();
-                Box::new(nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap())
-            }),
+            case("lock-held", UPGRADE, 75, locked).hold(lock),
+            case("lock-held-resume", &["resume"], 75, locked).hold(lock),
         ],
     );
 }
