@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::Root;
@@ -53,7 +53,8 @@ impl Approval {
         if !root.exists(&path()) {
             return Ok(None);
         }
-        let approval: Self = root.read_json(&path())?;
+        let damaged = "the approval is damaged; remove it, and approve again";
+        let approval: Self = root.read_json(&path()).context(damaged)?;
         let holds = approval.to == to && approval.at <= now && now < approval.at.saturating_add(HOLDS);
         Ok(holds.then_some(approval))
     }

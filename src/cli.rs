@@ -10,6 +10,9 @@ Exit codes: 0 done or nothing to do; 1 failed, host as before; 3 blocked by
 findings; 4 interrupted or waiting: resume or rollback; 5 rollback failed;
 64 wrong usage; 75 another run holds the lock. `check`: 0, 1, 2, 255.";
 
+/// Heading of the options that every verb takes.
+const EVERYWHERE: &str = "Options of every verb";
+
 /// Upgrades OpenStack Barbican, the key manager, without losing secrets
 #[derive(Debug, Parser)]
 #[command(name = "keymgr-upgrade", version, after_help = AFTER, disable_help_subcommand = true)]
@@ -27,22 +30,22 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Work on the image or chroot below this directory, without systemd
-    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR", default_value = "/", hide_default_value = true)]
     pub root: PathBuf,
     /// Print one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// Show everything, also what is well
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub verbose: bool,
     /// The release the data is at, where it cannot be told
-    #[arg(long, global = true, value_name = "RELEASE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "RELEASE")]
     pub from: Option<String>,
     /// Barbican's configuration file, inside the root
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
     /// The PKCS#11 module to use with --root, outside the root
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub pkcs11_module: Option<PathBuf>,
 }
 

@@ -51,7 +51,8 @@ impl Config {
     /// If the main file is missing, or any of the files cannot be read the way oslo.config reads it.
     pub fn load(root: &Root, main: &Path) -> Result<Self> {
         let mut files = Vec::new();
-        let first = read(root, main)?.with_context(|| format!("{} is missing", root.shown(main).display()))?;
+        let first = read(root, main)?
+            .with_context(|| format!("{} is missing: where it is, --config-file says", root.shown(main).display()))?;
         files.push(first);
         let directory = PathBuf::from(format!("{}.d", main.display()));
         for name in root.list(&directory)?.iter().filter(|n| n.ends_with(".conf")) {

@@ -43,6 +43,23 @@ impl Exit {
     ];
 }
 
+impl Exit {
+    /// The code in a word, as the state of a command that says no other.
+    #[must_use]
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed | Self::CouldNotLook => "failed",
+            Self::NotReady => "not ready",
+            Self::Blocked => "refused",
+            Self::Interrupted => "interrupted",
+            Self::RollbackFailed => "rollback-failed",
+            Self::Usage => "usage",
+            Self::Locked => "locked",
+        }
+    }
+}
+
 impl Termination for Exit {
     fn report(self) -> ExitCode {
         ExitCode::from(self as u8)

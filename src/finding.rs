@@ -1,5 +1,7 @@
 //! What stops or endangers an upgrade: judged from facts, without looking or touching.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::config::File;
@@ -10,7 +12,7 @@ use crate::files::digest;
 use crate::kek::Survey;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
-use crate::release::{Applicable, Note, PathError, Release, Severity as NoteSeverity};
+use crate::release::{Applicable, Catalogue, LookupError, Note, PathError, Release, Severity as NoteSeverity};
 use crate::settings::Settings;
 use crate::step::size;
 
@@ -194,10 +196,15 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
         }
         Code::At { release: None, unknown, version, .. } => {
             let why = unknown.as_ref().map_or_else(|| version.clone(), ToString::to_string);
-            all.push(Finding::fail("code", why).remedy("install a keymgr-upgrade that knows this release"));
+            let remedy = match unknown {
+                Some(LookupError::TooNew { .. }) => "install a keymgr-upgrade that knows this release",
+                _ => "see what is installed; [code] python says which interpreter counts",
+            };
+            all.push(Finding::fail("code", why).remedy(remedy));
         }
         Code::At { version, how, python, .. } => {
             all.push(Finding::ok("code", format!("Barbican {version} ({how})")));
+            pre_release(case, version, all);
             if let Some(python) = python.filter(|p| !case.to.python.allows(*p)) {
                 let title = format!("{} runs on Python {}, here is {python}", case.to.name, case.to.python);
                 all.push(
@@ -206,6 +213,21 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
             }
         }
     }
+    mid_hop(case, all);
+}
+
+/// Pre-releases may have another schema than the release: the operator says that this one will do.
+fn pre_release(case: &Case<'_>, version: &str, all: &mut Vec<Finding>) {
+    let Ok(found) = Catalogue::embedded().and_then(|c| Ok(c.by_version(version)?)) else { return };
+    if found.pre_release && found.release.id == case.to.id {
+        let title = format!("Barbican {version} is not a final release of {}", case.to.name);
+        let remedy = "install the release; or accept it: keymgr-upgrade approve, or acknowledged = pre-release";
+        all.push(Finding::fail("pre-release", title).approvable().remedy(remedy));
+    }
+}
+
+fn mid_hop(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let deployment = case.deployment;
     if deployment.from.mid_hop {
         let title = format!("schema revision {} is in the middle of a release", deployment.revision().unwrap_or("?"));
         let finding = Finding::warn("schema-mid-hop", title);
@@ -218,7 +240,8 @@ fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
         Ok(facts) => facts,
         Err(why) => {
             all.push(
-                Finding::fail("database", why.clone()).remedy("bring the database within reach; nothing was touched"),
+                Finding::fail("database", why.clone())
+                    .remedy("see that the URL is right and the database can be opened; nothing was touched"),
             );
             return;
         }
@@ -249,7 +272,7 @@ fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
         Ok(survey) => survey,
         Err(why) => {
             if case.deployment.database.is_ok() {
-                let remedy = "without it nobody can say whether secrets survive";
+                let remedy = "mend that, then: keymgr-upgrade kek status; without the keys nobody can say whether secrets survive";
                 all.push(Finding::fail("keys", why.clone()).remedy(remedy));
             }
             return;
@@ -271,23 +294,27 @@ fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
 /// What cannot be read now cannot be proved to survive: a blocker to accept if live, less if nothing live is behind it.
 fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
     let used = |kek: &str| survey.secrets.values().any(|s| s.kek_id == kek && !s.deleted);
-    let describe = |id: &str, state: &str| format!("{id}: {state}");
     let (mut live, mut idle) = (Vec::new(), Vec::new());
     for (id, kek) in survey.bad_keks() {
-        let line = describe(&format!("KEK {id}"), kek.verdict.name());
+        let under = survey.bad_secrets().filter(|(_, s)| s.kek_id == *id).count();
+        let line = format!("KEK {id}, with {under} of the secrets: {}", kek.verdict);
         if used(id) && !kek.deleted { live.push(line) } else { idle.push(line) }
     }
     for (id, secret) in survey.bad_secrets() {
-        let line = describe(&format!("secret {} (datum {id})", secret.secret_id), secret.verdict.name());
+        if survey.bad_keks().any(|(kek, _)| *kek == secret.kek_id) {
+            // Said with its KEK.
+            continue;
+        }
+        let line = format!("secret {} (datum {id}): {}", secret.secret_id, secret.verdict);
         if secret.deleted { idle.push(line) } else { live.push(line) }
     }
     if !live.is_empty() {
-        let title = format!("{} KEKs or secrets in use cannot be read now", live.len());
+        let title = format!("KEKs or secrets in use cannot be read now ({})", live.len());
         let finding = Finding::fail("unreadable", title).evidence(live).approvable();
         all.push(finding.remedy("find out why (kek verify); or accept it: keymgr-upgrade approve"));
     }
     if !idle.is_empty() {
-        let title = format!("{} KEKs or secrets not in use cannot be read", idle.len());
+        let title = format!("KEKs or secrets not in use cannot be read ({})", idle.len());
         all.push(Finding::warn("unreadable-idle", title).evidence(idle));
     }
 }
@@ -295,10 +322,11 @@ fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
 fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
     let mut evidence: Vec<String> =
         case.deployment.elsewhere.iter().map(|(plugin, n)| format!("{n} secrets in {plugin}")).collect();
-    let unchecked = survey.secret_counts().get("not-checked").map_or(0, |c| c.live);
-    if unchecked > 0 {
-        evidence.push(format!("{unchecked} secrets of crypto plugins that cannot be checked here"));
+    let mut unchecked: BTreeMap<&str, u64> = BTreeMap::new();
+    for plugin in survey.secrets.values().filter(|s| !s.deleted).filter_map(|s| s.verdict.unchecked()) {
+        *unchecked.entry(plugin).or_default() += 1;
     }
+    evidence.extend(unchecked.iter().map(|(plugin, n)| format!("{n} secrets under keys of {plugin}")));
     if !evidence.is_empty() {
         let title = "secrets that this tool cannot read, and so cannot prove";
         let finding = Finding::warn("not-proved", title).evidence(evidence);
@@ -362,7 +390,7 @@ fn paste_file(case: &Case<'_>, draft: &Draft, all: &mut Vec<Finding>) {
         Err(error) => all.push(Finding::fail("paste", format!("{error:#}"))),
         Ok(problems) => {
             for problem in &problems {
-                let text = format!("{}: {problem}", paste.path.display());
+                let text = format!("{}:{problem}", paste.path.display());
                 all.push(match problem.severity {
                     paste::Severity::Blocker => {
                         Finding::fail("paste", text).remedy("mend the file; nothing was changed")

@@ -148,6 +148,8 @@ pub struct Draft {
     pub plan: Plan,
     /// The files it changes.
     pub files: Vec<FileChange>,
+    /// Whether schema or rows are to be changed.
+    pub writes: bool,
     /// Options that contradict each other.
     pub conflicts: Vec<Conflict>,
     /// The releases on the way.
@@ -171,7 +173,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     steps.push(Step::HoldUnits { units: names.clone() });
     let schema = schema_steps(deployment.revision(), to)?;
     let data = data_steps(deployment, to)?;
-    let writes = !schema.is_empty() || rows_to_change(deployment);
+    let writes = !schema.is_empty() || rows_to_change(deployment, &data);
     if writes && host.settings.backup {
         steps.push(Step::BackUpDatabase);
     }
@@ -206,7 +208,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     let unknown = unknown.or_else(|| {
         deployment.facts.plugin_rows.is_none().then(|| "the rows of the database cannot be counted".to_owned())
     });
-    Ok(Draft { plan, files, conflicts, path: path.to_vec(), unknown })
+    Ok(Draft { plan, files, writes, conflicts, path: path.to_vec(), unknown })
 }
 
 /// One step for each release up to `to` that has revisions the database lacks: also revisions that came late in the series of a release passed
@@ -243,12 +245,11 @@ fn data_steps(deployment: &Deployment, to: &Release) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Whether KEKs are to be signed anew, or secrets to get their mechanism.
-#[must_use]
-pub fn rows_to_change(deployment: &Deployment) -> bool {
+/// Whether one of the steps on rows finds a row to change.
+fn rows_to_change(deployment: &Deployment, steps: &[Step]) -> bool {
     let old = deployment.survey.as_ref().is_ok_and(|s| s.kek_counts().contains_key("old"));
-    let mechanisms = deployment.facts.p11_mechanisms.as_ref();
-    old || mechanisms.is_some_and(|m| m.get("").is_some_and(|n| *n > 0))
+    let without = deployment.facts.p11_mechanisms.as_ref().is_some_and(|m| m.get("").is_some_and(|n| *n > 0));
+    steps.iter().any(|s| matches!(s, Step::ResignKeks) && old || matches!(s, Step::RecordMechanism) && without)
 }
 
 /// The mechanism that decrypted most of the p11 secrets.
@@ -384,6 +385,7 @@ fn edit_options(
                 });
             }
             Err(error) => match error.downcast::<Conflict>() {
+                Ok(conflict) if conflicts.contains(&conflict) => {}
                 Ok(conflict) => conflicts.push(conflict),
                 Err(error) => return Err(error),
             },

@@ -114,7 +114,11 @@ impl Settings {
         defaults.enable_inline_comments = false;
         defaults.delimiters = vec!['='];
         let mut ini = Ini::new_from_defaults(defaults);
-        let sections = ini.read(text.to_owned()).map_err(|e| anyhow!("{}: {e}", file.display()))?;
+        let sections = ini.read(text.to_owned()).map_err(|e| {
+            // It says "line 3: Found ..."; as everywhere else, it is FILE:LINE.
+            let words = e.strip_prefix("line ").map_or_else(|| format!(" {e}"), str::to_lowercase);
+            anyhow!("{}:{words}", file.display())
+        })?;
         for (section, options) in sections {
             for (name, value) in options {
                 let at = || format!("{}:{}: [{section}] {name}", file.display(), line_of(text, &section, &name));

@@ -1,4 +1,23 @@
 //! What the operator reads: text of 80 columns, or one JSON object. The only place that prints.
+//!
+//! The object has, whatever the verb, in this order:
+//!
+//! | member | what |
+//! |---|---|
+//! | `format` | 1; raised when a member changes its meaning, not when one is added |
+//! | `state` | `done`, `idle`, `running`, `waiting`, `interrupted`, `rolling-back`, `rolled-back`, `awaiting-code`, `ready`, `ready, with warnings`, `not ready`, `refused`, `failed`, `rollback-failed`, `usage`, `locked` |
+//! | `changed` | whether this command changed anything |
+//! | `run` | the id of the run it is about, or null |
+//! | `from`, `to` | releases by their ids, or null |
+//!
+//! then what the verb has to tell: `findings`, `steps`, `notes`, `plan`, `diffs`, `sql`, `shell`, `approval`, `revision`, `revisions`, `matches`,
+//! `differences`, `extras`, `keks`, `secrets`, `unreadable`, `held`, `running`, `runs`, `backups`, `proved`...; where it failed, `error` (a text)
+//! and `hints` (a list of texts); and at the end
+//!
+//! | member | what |
+//! |---|---|
+//! | `exit` | the exit code |
+//! | `next` | the command to give next, as an argument vector; empty if there is none |
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -7,7 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value, json};
 
 use crate::engine::Progress;
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::finding::{Finding, Severity};
 use crate::time;
 
@@ -24,7 +43,10 @@ pub struct Ui {
     pub verbose: bool,
     colour: bool,
     object: Map<String, Value>,
+    globals: Vec<String>,
     bar: Option<ProgressBar>,
+    /// The text is a program: what else is said stands in a remark.
+    remark: bool,
 }
 
 impl Ui {
@@ -33,9 +55,22 @@ impl Ui {
     pub fn new(json: bool, verbose: bool) -> Self {
         let colour =
             !json && std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        let mut object = Map::new();
-        object.insert("format".to_owned(), json!(1));
-        Self { json, verbose, colour, object, bar: None }
+        let head = [
+            ("format", json!(1)),
+            ("state", Value::Null),
+            ("changed", json!(false)),
+            ("run", Value::Null),
+            ("from", Value::Null),
+            ("to", Value::Null),
+        ];
+        let object = head.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { json, verbose, colour, object, globals: Vec::new(), bar: None, remark: false }
+    }
+
+    /// Options that every next command needs too, for `next`.
+    #[must_use]
+    pub fn with_globals(self, globals: Vec<String>) -> Self {
+        Self { globals, ..self }
     }
 
     /// Whether JSON is wanted.
@@ -71,6 +106,11 @@ impl Ui {
         }
     }
 
+    /// From now on the text is a shell program, and `Next:` a remark in it.
+    pub fn remark(&mut self) {
+        self.remark = true;
+    }
+
     /// A paragraph, wrapped, with `indent` blanks before each line.
     pub fn paragraph(&mut self, text: &str, indent: usize) {
         for line in wrap(text, WIDTH - indent) {
@@ -97,12 +137,12 @@ impl Ui {
         let id = if finding.id.len() < 16 { finding.id.clone() } else { format!("{} ", finding.id) };
         let lines = wrap(&finding.title, WIDTH - INDENT);
         let (first, rest) = lines.split_first().map_or(("", &[][..]), |(f, r)| (f.as_str(), r));
-        if id.len() + 6 > INDENT {
-            self.line(format!("{}  {id}", self.coloured(word)));
+        let pad = INDENT - 6;
+        if id.len() > pad {
+            self.headed(word, &id);
             self.line(format!("{:INDENT$}{first}", ""));
         } else {
-            let pad = INDENT - 6;
-            self.line(format!("{}  {id:pad$}{first}", self.coloured(word)));
+            self.headed(word, &format!("{id:pad$}{first}"));
         }
         for line in rest {
             self.line(format!("{:INDENT$}{line}", ""));
@@ -121,13 +161,18 @@ impl Ui {
         }
     }
 
-    fn coloured(&self, word: &str) -> String {
+    /// A line that begins with a word of four letters, in its colour.
+    fn headed(&mut self, word: &str, text: &str) {
+        if !self.colour {
+            return self.line(format!("{word:4}  {text}"));
+        }
         let code = match word {
-            "FAIL" | "FAILED" => "31",
+            "FAIL" => "31",
             "WARN" => "33",
             _ => "32",
         };
-        if self.colour { format!("\x1b[{code}m{word:4}\x1b[0m") } else { format!("{word:4}") }
+        // The text alone is cleaned: the escape codes of the colour are ours.
+        out(&format!("\x1b[{code}m{word:4}\x1b[0m  {}", clean(text)));
     }
 
     /// Asks a yes-or-no question; no is the default.
@@ -183,27 +228,39 @@ impl Ui {
         }
     }
 
-    /// Ends a command that went well: the one `Next:` line, or the JSON object.
-    pub fn end(mut self, next: &str) {
+    /// Ends a command that was carried out: the one `Next:` line, or the JSON object.
+    pub fn end(mut self, exit: Exit, next: &str) {
         let command = format!("keymgr-upgrade {next}");
-        self.set("next", argv(&command));
+        self.close(exit, &command);
         if self.json {
             self.print_object();
-        } else if next.is_empty() {
-            out("Next: nothing to do");
-        } else {
-            out(&clean(&format!("Next: {command}")));
+            return;
         }
+        let mark = if self.remark { "# " } else { "" };
+        let next = if next.is_empty() { "nothing to do" } else { &command };
+        out(&clean(&format!("{mark}Next: {next}")));
+    }
+
+    /// The last members of the object; the state, where the verb set none.
+    fn close(&mut self, exit: Exit, command: &str) {
+        if self.object.get("state").is_none_or(Value::is_null) {
+            self.set("state", exit.state());
+        }
+        self.set("exit", exit as u8);
+        let mut words = argv(command);
+        if let Some(verb) = words.get(1..) {
+            words = words.iter().take(1).chain(&self.globals).chain(verb).cloned().collect();
+        }
+        self.set("next", words);
     }
 
     /// Ends a command that failed.
     pub fn fail(mut self, failure: &Failure) {
         let text = format!("{:#}", failure.error);
         let command = format!("keymgr-upgrade {}", failure.next);
-        self.set("next", argv(&command));
         self.set("error", text.as_str());
         self.set("hints", failure.hints.clone());
-        self.set("exit", failure.exit as u8);
+        self.close(failure.exit, &command);
         if self.json {
             self.print_object();
             return;
@@ -211,11 +268,11 @@ impl Ui {
         let mut stderr = std::io::stderr().lock();
         // Nobody is left to tell if this cannot be written.
         let mut say = |line: String| writeln!(stderr, "{}", clean(&line)).ok();
-        for (index, line) in wrap(&format!("error: {text}"), WIDTH).iter().enumerate() {
-            say(if index == 0 { line.clone() } else { format!("       {line}") });
-        }
-        for hint in &failure.hints {
-            say(format!("hint: {hint}"));
+        for (label, text) in std::iter::once(("error:", &text)).chain(failure.hints.iter().map(|h| ("hint:", h))) {
+            for (index, line) in wrap(text, WIDTH - label.len() - 1).iter().enumerate() {
+                let label = if index == 0 { label } else { &" ".repeat(label.len()) };
+                say(format!("{label} {line}"));
+            }
         }
         say(format!("Next: {command}"));
     }

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use serde_json::json;
 
+use super::plan::number;
 use super::{Outcome, Session, runs};
 use crate::cli::Backup;
 use crate::error::{Exit, Failure};
@@ -17,17 +18,15 @@ pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
             let _lock = session.lock_alone("backup prune")?;
             let removed = prune(session, keep)?;
             session.ui.set("changed", !removed.is_empty());
-            session.ui.line(format!(
-                "{} backups removed{}",
-                removed.len(),
-                removed.iter().map(|r| format!(" {r}")).collect::<String>()
-            ));
+            session.ui.set("removed", removed.clone());
+            session.ui.paragraph(&format!("{} removed {}", number(removed.len(), "backup"), removed.join(" ")), 0);
             Ok((Exit::Done, "backup list".to_owned()))
         }
     }
 }
 
 fn about(session: &Session, id: &str) -> Option<About> {
+    super::runs::known(session, id).ok()?;
     session.host.root.read_json(&journal::run_directory(id).join("backup/database.json")).ok()
 }
 
@@ -63,7 +62,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
         about.revision,
         size(about.size)
     ));
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("backup restore {id}"))? {
         return Ok((Exit::Done, "backup list".to_owned()));
     }
     site.settle()?;

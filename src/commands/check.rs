@@ -3,11 +3,13 @@
 use serde_json::json;
 
 use super::look::{Look, look};
+use super::runs::following;
 use super::{Outcome, Session};
 use crate::cli::Target;
 use crate::deployment::{Code, Depth};
 use crate::error::Exit;
 use crate::finding::Severity;
+use crate::release::PathError;
 use crate::ui::Ui;
 
 pub(super) fn check(session: &mut Session, target: &Target) -> Outcome {
@@ -21,7 +23,6 @@ pub(super) fn check(session: &mut Session, target: &Target) -> Outcome {
     let (exit, verdict, next) = match (fails, warns) {
         (0, 0) => (Exit::Done, "ready", format!("upgrade {}", look.arguments())),
         (0, _) => (Exit::Failed, "ready, with warnings", format!("upgrade {}", look.arguments())),
-        _ if look.draft.is_err() => (Exit::NotReady, "not ready", "notes".to_owned()),
         _ => (Exit::NotReady, "not ready", next(&look)),
     };
     session.ui.set("state", verdict);
@@ -29,7 +30,21 @@ pub(super) fn check(session: &mut Session, target: &Target) -> Outcome {
     Ok((exit, next))
 }
 
-fn next(look: &Look) -> String {
+/// What brings a refused way forward.
+pub(super) fn next(look: &Look) -> String {
+    match &look.draft {
+        Err(PathError::Skip { .. }) => {
+            let first = following(look.deployment.from.release).unwrap_or(look.to);
+            return format!("check --to {}", first.id);
+        }
+        Err(_) => return "status".to_owned(),
+        Ok(_) => {}
+    }
+    let fails = |id: &str| look.findings.iter().any(|f| f.severity == Severity::Fail && f.id == id);
+    if fails("unreadable") {
+        // To accept that secrets are lost is nobody's next step.
+        return "kek verify".to_owned();
+    }
     let only_notes =
         look.findings.iter().filter(|f| f.severity == Severity::Fail).all(|f| f.id == "notes" || f.approvable);
     if only_notes {

@@ -23,6 +23,8 @@ pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
 
 fn diff(session: &mut Session, target: &Target) -> Outcome {
     let look = look(session, target, Depth::Full)?;
+    session.ui.set("from", look.deployment.from.release.id.as_str());
+    session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
     let diffs = diffs(&draft.files, look.to)?;
     for (_, text) in &diffs {
@@ -39,6 +41,8 @@ fn diff(session: &mut Session, target: &Target) -> Outcome {
 fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     let lock = session.lock_alone("config apply")?;
     let look = look(session, target, Depth::Full)?;
+    session.ui.set("from", look.deployment.from.release.id.as_str());
+    session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
     if let Some(conflict) = draft.conflicts.first() {
         return Err(Failure::new(Exit::Blocked, conflict.clone()));
@@ -52,7 +56,7 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     for (_, text) in &diffs(&draft.files, look.to)? {
         session.ui.raw(text);
     }
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("config apply {}", look.arguments()))? {
         return Ok((Exit::Done, format!("config diff {}", look.arguments())));
     }
     session.nothing_runs(&look.deployment.site)?;

@@ -62,7 +62,7 @@ fn history(session: &mut Session) -> Outcome {
     let mut list = Vec::new();
     for one in db::chain() {
         let mark = if revision.as_deref() == Some(one.id.as_str()) { "->" } else { "" };
-        session.ui.line(format!("{mark:3}{:14} {:9} {}", one.id, one.release, one.summary));
+        session.ui.row(&format!("{mark:3}{:14} {:9}", one.id, one.release), &one.summary);
         list.push(json!({"revision": one.id, "down": one.down, "release": one.release, "summary": one.summary}));
     }
     session.ui.set("revisions", json!(list));
@@ -160,7 +160,7 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     for (revision, sql) in statements(&deployment, &plan.steps)? {
         session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
     }
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
     run::begin(session, lock, plan, deployment, &[], &who())
@@ -217,7 +217,7 @@ fn create(session: &mut Session, to: &str, yes: bool, exists: bool) -> Outcome {
         return Err(site.open(Access::ReadOnly).err().map_or_else(|| anyhow!("no database").into(), Failure::from));
     }
     session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
-    if !session.confirm(yes, "Create it?")? {
+    if !session.confirm(yes, "Create it?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
     if exists {

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use serde_json::json;
 
-use super::plan::who;
+use super::plan::{number, who};
 use super::{Outcome, Session, run, runs};
 use crate::cli::Kek;
 use crate::deployment::{Code, Deployment, Depth};
@@ -44,7 +44,7 @@ fn show(session: &mut Session, secrets: bool) -> Outcome {
     }
     for (id, entry) in survey.bad_keks() {
         bad += 1;
-        session.ui.paragraph(&format!("KEK {id} (project {}): {}", entry.project_id, entry.verdict.name()), 2);
+        session.ui.paragraph(&format!("KEK {id} (project {}): {}", entry.project_id, entry.verdict), 2);
     }
     if secrets {
         session.ui.line(format!("{:14}{:>8}{:>14}", "secrets", "live", "soft-deleted"));
@@ -53,14 +53,19 @@ fn show(session: &mut Session, secrets: bool) -> Outcome {
         }
         for (id, entry) in survey.bad_secrets() {
             bad += 1;
-            session.ui.paragraph(&format!("secret {} (datum {id}): {}", entry.secret_id, entry.verdict.name()), 2);
+            session.ui.paragraph(&format!("secret {} (datum {id}): {}", entry.secret_id, entry.verdict), 2);
         }
     }
     for (plugin, count) in &deployment.elsewhere {
         session.ui.line(format!("not checked: {count} secrets in {plugin}"));
     }
     let old = all(survey.kek_counts().get("old"));
-    let next = if old > 0 { "kek migrate" } else { "status" };
+    let next = match (bad, old) {
+        (0, 0) => "status",
+        (0, _) => "kek migrate",
+        _ if secrets => "check",
+        _ => "kek verify",
+    };
     session.ui.set("unreadable", bad);
     Ok((if bad == 0 { Exit::Done } else { Exit::Blocked }, next.to_owned()))
 }
@@ -90,21 +95,20 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: b
     let old = all(survey.kek_counts().get("old"));
     let without = deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
     let bad = survey.bad_keks().count();
-    session
-        .ui
-        .line(format!("{old} KEKs to sign anew, {without} secrets without their mechanism, {bad} KEKs unreadable"));
+    session.ui.line(format!(
+        "{} to sign anew, {} without their mechanism, {bad} unreadable",
+        number(old, "KEK"),
+        number(usize::try_from(without).unwrap_or(usize::MAX), "secret")
+    ));
     session.ui.set("old", old);
     session.ui.set("without_mechanism", without);
     session.ui.set("unreadable", bad);
     guard(&deployment)?;
     if bad > 0 && !accept_unreadable {
-        return Err(Failure::new(
-            Exit::Blocked,
-            anyhow!("{bad} KEKs are unreadable; they are left alone, and so is the rest"),
-        )
-        .hint("see which: keymgr-upgrade kek status")
-        .hint("go ahead with the others: kek migrate --accept-unreadable")
-        .next("kek status"));
+        return Err(Failure::new(Exit::Blocked, anyhow!("{} cannot be read; all are left alone", number(bad, "KEK")))
+            .hint("see which: keymgr-upgrade kek status")
+            .hint("go ahead with the others: kek migrate --accept-unreadable")
+            .next("kek status"));
     }
     if old == 0 && without == 0 {
         session.ui.line("Nothing to do.");
@@ -115,7 +119,7 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: b
         session.ui.set("changed", false);
         return Ok((Exit::Done, "kek migrate".to_owned()));
     };
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", "kek migrate")? {
         return Ok((Exit::Done, "kek status".to_owned()));
     }
     let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];
@@ -134,7 +138,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
                 .ok_or_else(|| Failure::new(Exit::Failed, anyhow!("no run replaced a KEK signature")).next("history"))?
         }
     };
-    runs::load(session, &id).map_err(|f| f.hint(format!("is {id} a run of `history`?")).next("history"))?;
+    runs::load(session, &id).map_err(|f| f.next("history"))?;
     let mut deployment = super::any_deployment(session, Depth::Shallow)?;
     session.nothing_runs(&deployment.site)?;
     let mut context = Context {

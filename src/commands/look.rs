@@ -23,6 +23,8 @@ pub(super) struct Look {
     pub(super) notes: Vec<Applicable<'static, Note>>,
     pub(super) findings: Vec<Finding>,
     pub(super) approval: Option<Approval>,
+    /// `--from` was given: the next command needs it too.
+    from_said: bool,
 }
 
 impl Look {
@@ -39,36 +41,28 @@ impl Look {
         self.draft.as_ref().map_err(|error| {
             let mut failure = Failure::new(Exit::Blocked, error.clone());
             failure.hints = error.hints();
-            failure.next("notes")
+            failure.next(super::check::next(self))
         })
     }
 
     /// Nothing to do: the plan would only look.
     pub(super) fn is_done(&self) -> bool {
         let Ok(draft) = &self.draft else { return false };
-        let acts = |s: &Step| matches!(s, Step::MigrateSchema { .. } | Step::EditFile { .. } | Step::BackUpDatabase);
         let code = matches!(&self.deployment.code, Code::At { release: Some(now), .. } if *now != self.to.id);
-        let rows = crate::plan::rows_to_change(&self.deployment);
-        self.to.id == self.deployment.from.release.id && !draft.plan.steps.iter().any(acts) && !rows && !code
+        self.to.id == self.deployment.from.release.id && !draft.writes && draft.files.is_empty() && !code
     }
 
     /// `--to X`, and `--fast-forward` where the way is long.
     pub(super) fn arguments(&self) -> String {
         let long = matches!(&self.draft, Ok(draft) if draft.path.len() > 1);
-        format!("--to {}{}", self.to.id, if long { " --fast-forward" } else { "" })
+        let from = if self.from_said { format!(" --from {}", self.deployment.from.release.id) } else { String::new() };
+        format!("--to {}{}{from}", self.to.id, if long { " --fast-forward" } else { "" })
     }
 }
 
 /// Looks; changes nothing.
 pub(super) fn look(session: &Session, target: &Target, depth: Depth) -> Result<Look, Failure> {
-    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), depth).map_err(|e| {
-        let failure = Failure::new(Exit::Failed, e);
-        if format!("{:#}", failure.error).contains("--from") {
-            failure.hint("RELEASE is a name such as pike")
-        } else {
-            failure
-        }
-    })?;
+    let deployment = Deployment::look(&session.host, session.global.from.as_deref(), depth)?;
     look_on(session, target, deployment)
 }
 
@@ -117,7 +111,8 @@ fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Re
         approved: &approved,
         open_run: open.as_deref(),
     });
-    Ok(Look { deployment, to, draft, notes, findings, approval })
+    let from_said = session.global.from.is_some();
+    Ok(Look { deployment, to, draft, notes, findings, approval, from_said })
 }
 
 /// The release asked for; else that of the installed code, if it is ahead of the data; else the next one.

@@ -10,6 +10,7 @@ mod notes;
 mod plan;
 mod run;
 mod runs;
+mod shell;
 mod status;
 mod units;
 
@@ -19,12 +20,13 @@ use anyhow::Context as _;
 
 use crate::cli::{Cli, Global, Verb};
 use crate::db::{Access, Ledger};
-use crate::deployment::{Deployment, Depth, Host, Site};
+use crate::deployment::{Deployment, Depth, Host, Site, Untold};
 use crate::engine;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
+use crate::ini;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
-use crate::release::{Catalogue, Release};
+use crate::release::{Catalogue, LookupError, Release};
 use crate::settings::Settings;
 use crate::ui::Ui;
 
@@ -42,19 +44,33 @@ pub(crate) struct Session {
 /// Carries out a command line and prints what is to be read.
 pub fn run(cli: Cli) -> Exit {
     let check = matches!(cli.verb, Some(Verb::Check(_)));
-    let ui = Ui::new(cli.global.json, cli.global.verbose);
+    let ui = Ui::new(cli.global.json, cli.global.verbose).with_globals(globals(&cli.global));
     let mut session = match Session::open(cli.global, ui) {
         Ok(session) => session,
         Err((ui, failure)) => return fail(*ui, failure, check),
     };
     match session.verb(cli.verb.unwrap_or(Verb::Status { wait: false })) {
         Ok((exit, next)) => {
-            session.ui.set("exit", exit as u8);
-            session.ui.end(&next);
+            session.ui.end(exit, &next);
             exit
         }
         Err(failure) => fail(session.ui, failure, check),
     }
+}
+
+/// The options that decide where a command works: every next one needs them too.
+fn globals(global: &Global) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    if global.root != Path::new("/") {
+        add("--root", global.root.display().to_string());
+    }
+    for (name, file) in [("--config-file", &global.config_file), ("--pkcs11-module", &global.pkcs11_module)] {
+        if let Some(file) = file {
+            add(name, file.display().to_string());
+        }
+    }
+    words
 }
 
 fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
@@ -67,12 +83,29 @@ fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
             }
         };
     }
+    let failure = &mut failure;
+    advise(failure);
     if check && failure.exit == Exit::Failed {
         failure.exit = Exit::CouldNotLook;
     }
-    let exit = failure.exit;
-    ui.fail(&failure);
-    exit
+    ui.fail(failure);
+    failure.exit
+}
+
+/// What the operator can do, for errors that come up from below without a word on it.
+fn advise(failure: &mut Failure) {
+    if let Some(error) = failure.error.chain().find_map(|e| e.downcast_ref::<LookupError>()) {
+        failure.exit = Exit::Usage;
+        if let LookupError::UnknownName { suggestion: None, .. } = error {
+            failure
+                .hints
+                .push("releases are called as OpenStack calls them: juno, ... zed, 2023.1, ... 2026.2".to_owned());
+        }
+    } else if failure.error.chain().any(|e| e.is::<ini::Error>()) {
+        failure.hints.push("mend that line; nothing was changed".to_owned());
+    } else if failure.error.is::<Untold>() {
+        failure.hints.push("mend that first (where it is damaged: from a backup); nothing was changed".to_owned());
+    }
 }
 
 impl Session {
@@ -154,13 +187,14 @@ impl Session {
         Err(Failure::new(Exit::Blocked, error).hint("stop and hold them: keymgr-upgrade units hold").next("units hold"))
     }
 
-    /// Asks before something is done; `--yes` answers, and where nobody can be asked it is needed.
-    fn confirm(&mut self, yes: bool, question: &str) -> Result<bool, Failure> {
+    /// Asks before `command` is carried out; `--yes` answers, and where nobody can be asked it is needed.
+    fn confirm(&mut self, yes: bool, question: &str, command: &str) -> Result<bool, Failure> {
         if yes {
             return Ok(true);
         }
         if !self.ui.can_ask() {
-            return Err(Failure::usage("nobody can be asked here: give --yes to go ahead"));
+            let error = "nobody can be asked here: give --yes to go ahead";
+            return Err(Failure::usage(error).next(format!("{command} --yes")));
         }
         let answer = self.ui.ask(question).context("reading the answer")?;
         Ok(answer && !engine::STOP.load(std::sync::atomic::Ordering::SeqCst))

@@ -5,7 +5,7 @@ use serde_json::json;
 use similar::TextDiff;
 
 use super::look::{Look, look};
-use super::{Outcome, Session, notes};
+use super::{Outcome, Session, notes, shell};
 use crate::approval::Approval;
 use crate::cli::Target;
 use crate::config::masked;
@@ -23,10 +23,9 @@ use crate::ui::Ui;
 
 pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell: bool) -> Outcome {
     let look = look(session, target, Depth::Full)?;
+    session.ui.set("from", look.deployment.from.release.id.as_str());
+    session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
-    session.ui.set("changed", false);
-    session.ui.set("from", draft.plan.from.as_str());
-    session.ui.set("to", draft.plan.to.as_str());
     session.ui.set("plan", json!({"digest": draft.plan.digest(), "path": draft.plan.path, "steps": draft.plan.steps}));
     let diffs = diffs(&draft.files, look.to)?;
     let list: Vec<_> = diffs.iter().map(|(path, text)| json!({"path": path, "diff": text})).collect();
@@ -41,7 +40,12 @@ pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell:
             session.ui.line("No file is to be changed.");
         }
     } else if as_shell {
-        shell(&mut session.ui, &look, &sql, &diffs);
+        let lines = shell::procedure(session, &look, &sql)?;
+        for line in &lines {
+            session.ui.raw(line);
+        }
+        session.ui.set("shell", lines);
+        session.ui.remark();
     } else {
         title(&mut session.ui, &look);
         steps(&mut session.ui, &look, &sql);
@@ -117,7 +121,7 @@ fn count(count: Option<&crate::kek::Count>) -> usize {
 }
 
 /// The statements of the revisions that one schema step covers.
-fn revisions_of<'a>(step: &Step, sql: &'a [(String, Vec<String>)]) -> Vec<&'a (String, Vec<String>)> {
+pub(super) fn revisions_of<'a>(step: &Step, sql: &'a [(String, Vec<String>)]) -> Vec<&'a (String, Vec<String>)> {
     let Step::MigrateSchema { from, to, .. } = step else { return Vec::new() };
     let place = |id: &str| crate::db::position(id).ok();
     sql.iter().filter(|(r, _)| place(r) > place(from) && place(r) <= place(to)).collect()
@@ -136,6 +140,11 @@ pub(super) fn statements(deployment: &Deployment, steps: &[Step]) -> Result<Vec<
 
 /// Unified diffs of the files, secrets masked.
 pub(super) fn diffs(files: &[FileChange], to: &Release) -> Result<Vec<(String, String)>, Failure> {
+    diffs_with(files, to, 3)
+}
+
+/// The same with so many lines around each change.
+pub(super) fn diffs_with(files: &[FileChange], to: &Release, radius: usize) -> Result<Vec<(String, String)>, Failure> {
     let mut all = Vec::new();
     for file in files {
         let oslo = file.path.extension().is_some_and(|e| e == "conf");
@@ -144,63 +153,18 @@ pub(super) fn diffs(files: &[FileChange], to: &Release) -> Result<Vec<(String, S
         let after = masked(&file.after, dialect).context("masking secrets")?;
         let path = file.path.display();
         let diff = TextDiff::from_lines(&before, &after);
-        let text = diff.unified_diff().context_radius(3).header(&format!("a{path}"), &format!("b{path}")).to_string();
+        let text =
+            diff.unified_diff().context_radius(radius).header(&format!("a{path}"), &format!("b{path}")).to_string();
         all.push((path.to_string(), text));
     }
     Ok(all)
 }
 
-/// The same as a procedure to do by hand.
-fn shell(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)], diffs: &[(String, String)]) {
-    let Ok(draft) = &look.draft else { return };
-    let deployment = &look.deployment;
-    let path = deployment.site.path().map_or_else(|_| "DATABASE".to_owned(), |p| p.display().to_string());
-    ui.line(format!("# {} -> {}, by hand", deployment.from.release.name, look.to.name));
-    for (index, step) in draft.plan.steps.iter().enumerate() {
-        ui.line("");
-        ui.line(format!("# {}. {}", index + 1, step.title()));
-        match step {
-            Step::StopUnits { units } => ui.line(format!("systemctl stop {}", units.join(" "))),
-            Step::StartUnits { units } => ui.line(format!("systemctl start {}", units.join(" "))),
-            Step::HoldUnits { units } => ui.line(format!("systemctl mask --runtime {}", units.join(" "))),
-            Step::UnholdUnits { units } => ui.line(format!("systemctl unmask --runtime {}", units.join(" "))),
-            Step::BackUpDatabase => ui.line(format!("sqlite3 {path} \".backup '/root/barbican-before.sqlite'\"")),
-            Step::AwaitCode { release } => ui.line(format!("# install the code of {release}")),
-            Step::MigrateSchema { .. } => {
-                ui.line(format!("sqlite3 {path} <<'SQL'"));
-                ui.line("PRAGMA foreign_keys = OFF;");
-                ui.line("BEGIN IMMEDIATE;");
-                for (revision, statements) in revisions_of(step, sql) {
-                    for line in statements.iter().flat_map(|s| s.lines()) {
-                        ui.line(line);
-                    }
-                    ui.line(format!("UPDATE alembic_version SET version_num = '{revision}';"));
-                }
-                ui.line("PRAGMA foreign_key_check;");
-                ui.line("COMMIT;");
-                ui.line("SQL");
-            }
-            Step::ResignKeks | Step::RecordMechanism => {
-                ui.line("# needs the token; no tool of Barbican does it:");
-                ui.line(format!("keymgr-upgrade{} kek migrate", ""));
-            }
-            Step::EditFile { path, .. } => {
-                ui.line("patch -p1 -d / <<'PATCH'   # *** stands for a secret: edit by hand there");
-                if let Some((_, text)) = diffs.iter().find(|(p, _)| *p == path.display().to_string()) {
-                    ui.raw(text);
-                }
-                ui.line("PATCH");
-            }
-            Step::VerifyKeks => ui.line("keymgr-upgrade kek status"),
-            Step::VerifySecrets => ui.line("keymgr-upgrade kek verify"),
-            Step::RecordRelease { .. } => ui.line("# nothing by hand; say --from next time"),
-        }
-    }
-}
-
 pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
     let _lock = session.lock_alone("approve")?;
     let look = look(session, target, Depth::Full)?;
+    session.ui.set("from", look.deployment.from.release.id.as_str());
+    session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
     title(&mut session.ui, &look);
     notes::show(&mut session.ui, &look.notes, NoteSeverity::Critical);
@@ -231,12 +195,13 @@ pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
     let digest: String = approval.plan.chars().take(4).collect();
     session.ui.set("approval", json!(approval));
     session.ui.set("changed", true);
-    session.ui.line(format!(
+    let words = format!(
         "Approved by {} at {}: plan {digest}, {} notes and findings; for one run within 24 h.",
         approval.by,
         time::stamp(now),
         approval.accepted.len()
-    ));
+    );
+    session.ui.paragraph(&words, 0);
     let next = if blocking > 0 { "check" } else { "upgrade" };
     Ok((Exit::Done, format!("{next} {}", look.arguments())))
 }

@@ -16,10 +16,13 @@ use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::step::{CodeAwaited, NewData, Step, Undo};
+use crate::ui::Ui;
 
 pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outcome {
     let lock = session.lock_alone("upgrade")?;
     let look = look(session, target, Depth::Full)?;
+    session.ui.set("from", look.deployment.from.release.id.as_str());
+    session.ui.set("to", look.to.id.as_str());
     if target.to.is_none() && look.deployment.code == crate::deployment::Code::None && !look.is_done() {
         let text = "no Barbican is installed here, so the release to go to must be said: --to RELEASE";
         return Err(Failure::usage(text).next(format!("upgrade --to {}", look.to.id)));
@@ -34,7 +37,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
         return Ok((Exit::Done, "status".to_owned()));
     }
     summary(&mut session.ui, &look);
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, format!("plan {}", look.arguments())));
     }
@@ -46,6 +49,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
         return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
     }
     let (by, accepted) = match approval {
+        Some(approval) if approval.by == who() => (who(), approval.accepted),
         Some(approval) => (format!("{}, approved by {}", who(), approval.by), approval.accepted),
         None => (who(), Vec::new()),
     };
@@ -62,13 +66,7 @@ fn blocked(session: &mut Session, look: &Look) -> Outcome {
     session.ui.set("changed", false);
     session.ui.set("findings", serde_json::json!(look.findings));
     session.ui.line("");
-    let next = match &look.draft {
-        Err(_) => "notes".to_owned(),
-        Ok(_) if look.findings.iter().any(|f| f.id == "notes" && f.severity == crate::finding::Severity::Fail) => {
-            format!("approve {}", look.arguments())
-        }
-        Ok(_) => format!("check {}", look.arguments()),
-    };
+    let next = check::next(look);
     Ok((Exit::Blocked, next))
 }
 
@@ -104,11 +102,21 @@ fn open(failure: Failure) -> Failure {
 }
 
 /// `fresh`: the run began just now, so that a failure before anything was changed is undone by itself.
+/// Which run, and between which releases.
+fn about(ui: &mut Ui, run: &Run) {
+    ui.set("run", run.id.as_str());
+    for (name, release) in [("from", &run.plan.from), ("to", &run.plan.to)] {
+        if !release.is_empty() {
+            ui.set(name, release.as_str());
+        }
+    }
+}
+
 fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> Outcome {
     loop {
         let Session { host, ui, .. } = &mut *session;
         let ended = run.forward(&mut run.context(host, &mut site), &mut |p| ui.progress(&p));
-        session.ui.set("run", run.id.as_str());
+        about(&mut session.ui, &run);
         session.ui.set("changed", true);
         return match ended? {
             Ended::Done => {
@@ -362,7 +370,7 @@ fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes
         }
     }
     session.ui.line(format!("Undoing run {id}: data and files as they were when it began."));
-    if !session.confirm(yes, "Proceed?")? {
+    if !session.confirm(yes, "Proceed?", "rollback")? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "status".to_owned()));
     }
@@ -394,7 +402,7 @@ fn abandon(session: &mut Session, run: Option<String>, yes: bool) -> Outcome {
         &format!("Run {id} will be left as it is: nothing is undone, services stay held. See what it did in its directory first."),
         0,
     );
-    if !session.confirm(yes, "Abandon it?")? {
+    if !session.confirm(yes, "Abandon it?", "rollback --abandon")? {
         return Ok((Exit::Done, "status".to_owned()));
     }
     session.host.root.remove_link(&std::path::Path::new(journal::STATE).join("current"))?;
@@ -446,7 +454,7 @@ fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
     let mut site = site(session, &run.plan)?;
     let Session { host, ui, .. } = &mut *session;
     let result = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
-    session.ui.set("run", run.id.as_str());
+    about(&mut session.ui, &run);
     session.ui.set("changed", true);
     match result {
         Ok(()) => {

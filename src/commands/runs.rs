@@ -1,17 +1,28 @@
 //! What several verbs ask about the runs of this host.
 
+use anyhow::anyhow;
+
 use super::Session;
 use crate::db::{Access, Ledger};
 use crate::deployment::{Site, record_path, recorded};
-use crate::error::Failure;
+use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Phase, RunState};
 use crate::kek::Survey;
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::step::{BASELINE, proved};
 
+/// Fails unless there is a run of this name.
+pub(super) fn known(session: &Session, id: &str) -> Result<(), Failure> {
+    if journal::runs(&session.host.root)?.iter().any(|run| run == id) {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, anyhow!("there is no run {id}")).next("history"))
+}
+
 /// The plan and state of a run.
 pub(super) fn load(session: &Session, id: &str) -> Result<(Plan, RunState), Failure> {
+    known(session, id)?;
     let directory = journal::run_directory(id);
     let state = RunState::replay(&Journal::read(&session.host.root, &directory)?);
     let plan = Plan::load(&session.host.root, &directory, &state)?;

@@ -136,7 +136,7 @@ pub(super) fn history(session: &mut Session) -> Outcome {
         // A run that crashed before it was opened has a directory and nothing to tell.
         let Ok((plan, state)) = load(session, &id) else { continue };
         let took = time::span(u128::from(state.times.1.saturating_sub(state.times.0)) * 1000);
-        session.ui.line(format!("{id}  {:24} {:12} {took:>10}  {}", name(&plan), phase(&state), state.by));
+        session.ui.row(&format!("{id}  {:24} {:12} {took:>10} ", name(&plan), phase(&state)), &state.by);
         list.push(json!({"run": id, "what": name(&plan), "state": phase(&state), "by": state.by, "began": state.times.0, "ended": state.times.1}));
     }
     if list.is_empty() {

@@ -28,7 +28,7 @@ fn status(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
         let word = if held.contains(name) { "held" } else { "free" };
         let runs = if running.contains(name) { "runs" } else { "" };
         if session.ui.verbose || held.contains(name) || running.contains(name) {
-            session.ui.line(format!("{name:48} {word:5} {runs}"));
+            session.ui.line(format!("{name:48} {word:5} {runs}").trim_end());
         }
     }
     session.ui.line(format!("{} of {} names held, {} running", held.len(), names.len(), running.len()));

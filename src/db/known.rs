@@ -6,7 +6,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{Result, Shape, Verification, chain, chain::Revision, error, position};
+use super::{Result, Shape, Table, Verification, chain, chain::Revision, error, position};
 
 type Shapes = Arc<Vec<(String, Shape)>>;
 
@@ -27,7 +27,10 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
     // Most databases have the fresh shape: the others are built only when they are needed.
     for kind in [Kind::Fresh, Kind::Variants] {
         for (name, shape) in known(revision, kind)?.iter() {
-            let (differences, extras) = shape.compare(live);
+            let (mut differences, mut extras) = shape.compare(live);
+            if !extras.is_empty() {
+                collisions(live, shape, revision, &mut differences, &mut extras)?;
+            }
             if differences.is_empty() {
                 return Ok(Verification { matches: Some(name.clone()), differences, extras });
             }
@@ -37,6 +40,38 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
         }
     }
     Ok(nearest.unwrap_or_default())
+}
+
+/// A table that a later revision creates is no extra where it has another shape there: that revision would fail on it. Some interrupted
+/// migration left it, or somebody's own table has its name.
+fn collisions(
+    live: &Shape,
+    here: &Shape,
+    revision: &str,
+    differences: &mut Vec<String>,
+    extras: &mut Vec<String>,
+) -> Result<()> {
+    let later = chain().get(position(revision)? + 1..).unwrap_or_default();
+    for (name, table) in live.tables.iter().filter(|(name, _)| !here.tables.contains_key(*name)) {
+        let creates = |r: &&Revision| r.sqlite.iter().any(|s| s.starts_with("CREATE TABLE") && mentions(s, name));
+        let Some(creator) = later.iter().find(creates) else { continue };
+        let shapes = known(&creator.id, Kind::Fresh)?;
+        let fits = |(_, shape): &(String, Shape)| {
+            let only = |table: &Table| Shape { tables: [(name.clone(), table.clone())].into(), ..Shape::default() };
+            shape.tables.get(name).is_some_and(|wanted| only(wanted).compare(&only(table)).0.is_empty())
+        };
+        if !shapes.iter().any(fits) {
+            differences.push(format!("table {name} is in the way of revision {}, which creates it", creator.id));
+            extras.retain(|extra| *extra != format!("table {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the first line of a statement has the word.
+fn mentions(statement: &str, word: &str) -> bool {
+    let first = statement.lines().next().unwrap_or_default();
+    first.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == word)
 }
 
 fn known(revision: &str, kind: Kind) -> Result<Shapes> {

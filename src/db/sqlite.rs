@@ -118,6 +118,9 @@ impl Sqlite {
         if proof == Proof::Verified && verification.matches.is_none() {
             return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
         }
+        if self.revision().is_ok_and(|now| now == Ledger::At(revision.to_owned())) {
+            return Ok(());
+        }
         write_ledger(&self.conn, revision).map_err(self.fail("cannot write alembic_version"))?;
         Ok(())
     }

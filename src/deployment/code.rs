@@ -137,7 +137,10 @@ fn metadata_version(root: &Root, directory: &Path, name: &str) -> Result<Option<
     };
     let text = root.read_text(&file)?;
     let text = text.with_context(|| format!("{} is missing: a Barbican half removed", root.shown(&file).display()))?;
-    Ok(text.lines().take_while(|l| !l.is_empty()).find_map(|l| l.strip_prefix("Version:")).map(|v| v.trim().to_owned()))
+    let version = text.lines().take_while(|l| !l.is_empty()).find_map(|l| l.strip_prefix("Version:"));
+    // A Barbican of no known version must not pass for none.
+    let version = version.with_context(|| format!("{} names no version: install that package anew", file.display()))?;
+    Ok(Some(version.trim().to_owned()))
 }
 
 /// The Python that a directory such as `/usr/lib/python3.11/site-packages` belongs to.

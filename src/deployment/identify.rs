@@ -17,6 +17,10 @@ pub struct Identified {
     pub mid_hop: bool,
 }
 
+/// A database that was reached, and does not tell.
+const NO_REVISION: &str = "the database has no revision (alembic_version is empty or missing), and nothing else tells which release the data \
+    is at: is it Barbican's? Then record the revision with db stamp, which looks for proof";
+
 /// Decides from the operator's word, our own record, the schema's revision and the installed code, in this order.
 ///
 /// # Errors
@@ -46,13 +50,17 @@ pub fn identify(
     }
     if let Some(release) = said {
         if !fits(release) {
-            bail!("the data is not at {release}: schema revision {} belongs to {}", revision(), names());
+            bail!(
+                "the data is not at {release}: schema revision {} belongs to {}; leave --from out, or name one of those",
+                revision(),
+                names()
+            );
         }
         return Ok(Identified { release, how: "said", mid_hop });
     }
     if let Some(id) = recorded {
         let Some(release) = catalogue.by_id(id) else {
-            bail!("the data is recorded to be at {id}, a release that this keymgr-upgrade does not know");
+            bail!("the data is recorded to be at {id}, which this keymgr-upgrade does not know: install a newer one");
         };
         if !fits(release) {
             bail!(
@@ -77,7 +85,7 @@ pub fn identify(
             revision(),
             names()
         ),
-        None if bound.is_empty() => bail!("nothing tells which release the data is at: say it with --from"),
+        None if bound.is_empty() => bail!(NO_REVISION),
         None => {
             bail!("schema revision {} is the same in {}: say with --from which one the data is at", revision(), names())
         }
@@ -159,6 +167,7 @@ mod tests {
             let error = identify(said, recorded, Some(&at(revision)), &code).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error}");
         }
-        assert!(identify(None, None, None, &Code::None).unwrap_err().to_string().contains("--from"));
+        let error = identify(None, None, None, &Code::None).unwrap_err().to_string();
+        assert!(error.contains("db stamp"), "{error}");
     }
 }

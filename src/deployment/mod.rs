@@ -76,6 +76,14 @@ pub struct Deployment {
     pub site: Site,
 }
 
+/// The database cannot be asked, and nothing else tells which release the data is at.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Untold(
+    /// Why it cannot be asked.
+    pub String,
+);
+
 /// How much is to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -94,10 +102,12 @@ impl Deployment {
         let record = recorded(&host.root)?;
         // The setting is for where nothing else tells; it grows stale, the record does not.
         let setting = host.settings.release.as_deref().filter(|_| record.is_none());
-        let said = said
-            .or(setting)
-            .map(|name| Catalogue::embedded()?.by_name(name).map_err(anyhow::Error::from))
-            .transpose()?;
+        let named = |name: &str, by: &'static str| Catalogue::embedded()?.by_name(name).context(by);
+        let said = match (said, setting) {
+            (Some(name), _) => Some(named(name, "--from")?),
+            (None, Some(name)) => Some(named(name, "[upgrade] release of the settings")?),
+            (None, None) => None,
+        };
         Self::look_at(host, said, record.as_ref(), None, depth)
     }
 
@@ -124,7 +134,7 @@ impl Deployment {
         let from = identify(said, record.map(|r| r.release.as_str()), known, &code);
         let from = match (&ledger, from) {
             // Why the database does not tell matters more than that nothing tells.
-            (Err(why), Err(error)) => return Err(error.context(why.clone())),
+            (Err(why), Err(_)) => return Err(Untold(why.clone()).into()),
             (_, from) => from?,
         };
         let mut site = Site::load(host, &config, from.release)?;
@@ -211,7 +221,13 @@ fn find(
     }
     let tried: Vec<&Release> = match known.and_then(|id| catalogue.by_id(id)) {
         Some(release) => vec![release],
-        None => ["2023.2", "2024.2"].iter().filter_map(|id| catalogue.by_id(id)).collect(),
+        // The default URL is not tried where one is set: a file of that name would be some other database.
+        None if config.secret("DEFAULT", "sql_connection")?.is_some()
+            && config.secret("database", "connection")?.is_some() =>
+        {
+            ["2023.2", "2024.2"].iter().filter_map(|id| catalogue.by_id(id)).collect()
+        }
+        None => catalogue.by_id("2023.2").into_iter().collect(),
     };
     let mut why = "no database".to_owned();
     for release in tried {

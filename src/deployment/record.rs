@@ -33,7 +33,11 @@ pub fn record_path() -> PathBuf {
 /// # Errors
 /// If the record cannot be read: that is never taken for none.
 pub fn recorded(root: &Root) -> Result<Option<Recorded>> {
-    if root.exists(&record_path()) { root.read_json(&record_path()).map(Some) } else { Ok(None) }
+    if !root.exists(&record_path()) {
+        return Ok(None);
+    }
+    let damaged = "the record of the release is damaged; remove it, and say the release with --from";
+    root.read_json(&record_path()).map(Some).context(damaged)
 }
 
 /// The reader of the paste file under a release: Barbican left Python 2 with Ussuri.

@@ -194,9 +194,11 @@ impl Site {
 ///
 /// While a run is under way both names may be in the files, or already only the new one; for an old release the new name is taken where the old
 /// one is gone, since only a run of ours removes it.
-fn database_option(config: &Config, release: &Release) -> Result<Option<SecretString>> {
+fn database_option(config: &Config, release: &Release) -> Result<Option<(SecretString, &'static str)>> {
     let new = config.secret("database", "connection")?;
     let old = config.secret("DEFAULT", "sql_connection")?;
+    let new = new.map(|url| (url, "[database] connection"));
+    let old = old.map(|url| (url, "[DEFAULT] sql_connection"));
     let chosen = if release.order_at_least("2024.2") {
         new
     } else if release.order_at_least("2024.1") {
@@ -204,13 +206,13 @@ fn database_option(config: &Config, release: &Release) -> Result<Option<SecretSt
     } else {
         old.or(new)
     };
-    let default = release.order_at_least("pike").then(|| SecretString::from(DEFAULT_URL));
+    let default = release.order_at_least("pike").then(|| (SecretString::from(DEFAULT_URL), "the default database"));
     Ok(chosen.or(default))
 }
 
 fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
-    let Some(url) = database_option(config, release)? else { return Ok(None) };
-    Ok(Some(Url::parse(&url).context("[database] connection")?))
+    let Some((url, name)) = database_option(config, release)? else { return Ok(None) };
+    Ok(Some(Url::parse(&url).context(name)?))
 }
 
 /// What `to` would read from the files as they will be, and `from` does not read from them as they are: another database, or keys that are not
@@ -220,7 +222,8 @@ fn database_url(config: &Config, release: &Release) -> Result<Option<Url>> {
 /// If an option cannot be read.
 pub fn leads_elsewhere(before: &Config, from: &Release, after: &Config, to: &Release) -> Result<Option<String>> {
     let raw = |secret: Option<SecretString>| secret.map(|s| s.expose_secret().to_owned());
-    if raw(database_option(before, from)?) != raw(database_option(after, to)?) {
+    let url = |config, release| -> Result<_> { Ok(raw(database_option(config, release)?.map(|(url, _)| url))) };
+    if url(before, from)? != url(after, to)? {
         let text = format!(
             "the database that {from} uses is not the one that {to} would read from the files: \
              [DEFAULT] sql_connection and [database] connection differ, perhaps in a .conf.d file"
@@ -241,7 +244,11 @@ pub fn leads_elsewhere(before: &Config, from: &Release, after: &Config, to: &Rel
 fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
     let path = url.sqlite_path().with_context(|| format!("{url}: not an SQLite file"))?;
     let path = Path::new(WORKING_DIRECTORY).join(path);
-    root.real_path(&path).with_context(|| format!("database {url}"))
+    let missing = || format!("database {url}: no such file: {}", root.shown(&path).display());
+    if !root.exists(&path) {
+        bail!("{}", missing());
+    }
+    root.real_path(&path).with_context(missing)
 }
 
 /// The simple_crypto keys as `release` reads them: one up to 19.0.0, of which the last line counts, then several.
@@ -261,7 +268,7 @@ fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>>
     if keys.is_empty() {
         return Ok(None);
     }
-    SimpleKeys::new(keys).map(Some).context("[simple_crypto_plugin] kek")
+    SimpleKeys::new(keys).map(Some)
 }
 
 /// The mechanisms under which p11 secrets without a recorded one may be: the site's own option first, then those of the time.
@@ -301,7 +308,9 @@ fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Confi
     };
     let mut labels = list(text("token_labels")?);
     labels.extend(text("token_label")?.filter(|_| labels.is_empty()));
-    let slot = text("slot_id")?.map(|v| v.parse::<u64>()).transpose().context("[p11_crypto_plugin] slot_id")?;
+    let slot = text("slot_id")?
+        .map(|v| v.parse::<u64>().map_err(|_| anyhow!("[p11_crypto_plugin] slot_id: {v:?} is no slot number")))
+        .transpose()?;
     let hmac_key_type = match text("hmac_key_type")? {
         Some(name) => name.parse().context("[p11_crypto_plugin] hmac_key_type")?,
         None => hsm::HmacKeyType::Aes,

@@ -11,6 +11,8 @@ mod meta;
 mod simple;
 mod survey;
 
+use std::fmt;
+
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +132,19 @@ impl Verdict {
     }
 }
 
+/// For people: the state, and why. Never a value of the row.
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { why } | Self::Malformed { why } => write!(f, "{}: {why}", self.name()),
+            Self::KeyMissing { label } => write!(f, "the token has no key labelled {label:?}"),
+            Self::Icehouse => f.write_str("under a plugin name of Icehouse, which no later release finds"),
+            Self::NotOurs { plugin } | Self::NotChecked { plugin } => write!(f, "{}: {plugin}", self.name()),
+            Self::Good | Self::Old | Self::Unbound => f.write_str(self.name()),
+        }
+    }
+}
+
 /// Whether a secret can be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
@@ -169,8 +184,29 @@ impl SecretVerdict {
         }
     }
 
+    /// The plugin of a secret that could not be tried.
+    #[must_use]
+    pub fn unchecked(&self) -> Option<&str> {
+        match self {
+            Self::NotChecked { plugin } => Some(plugin),
+            Self::Proved { .. } | Self::Unreadable { .. } | Self::KeyMissing { .. } => None,
+        }
+    }
+
     fn unreadable(why: impl Into<String>) -> Self {
         Self::Unreadable { why: why.into() }
+    }
+}
+
+/// For people: the state, and why. Never a value of the row.
+impl fmt::Display for SecretVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { why } => write!(f, "{}: {why}", self.name()),
+            Self::KeyMissing { label } => write!(f, "the token has no key labelled {label:?}"),
+            Self::NotChecked { plugin } => write!(f, "{}: {plugin}", self.name()),
+            Self::Proved { .. } => f.write_str(self.name()),
+        }
     }
 }
 

@@ -72,8 +72,8 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.section.as_str() {
-            "" => write!(f, "line {}: {}", self.line, self.text),
-            section => write!(f, "line {}: [{section}] {}", self.line, self.text),
+            "" => write!(f, "{}: {}", self.line, self.text),
+            section => write!(f, "{}: [{section}] {}", self.line, self.text),
         }
     }
 }
@@ -280,6 +280,8 @@ fn v1_problem(model: &Model, major: u32) -> Option<Problem> {
         Some(Problem { kind, severity, section: section.to_owned(), line, text })
     };
     match v1_of(model) {
+        // That there is no `main` is a problem of its own.
+        V1::Missing if map.is_none() => None,
         V1::Keystone | V1::Other => None,
         V1::Unauthenticated if major >= 22 => problem(
             ProblemKind::Unauthenticated,

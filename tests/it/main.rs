@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod catalogue;
+mod cli;
 mod common;
 mod crash;
 mod halves;
@@ -21,4 +22,5 @@ mod python_readers;
 mod real_barbican;
 mod safety;
 mod sqlite_schema;
+mod starts;
 mod systemd;

@@ -100,22 +100,35 @@ pub(crate) fn well_said(said: &Said, raw: bool) {
     assert!(faults.is_empty(), "the output {}:\n{}", faults.join("; "), said.all());
 }
 
-/// The text as any machine at any time would say it.
+/// The text as any machine at any time would say it. Where a line breaks depends on the length of the sandbox's path: lines that hold it are
+/// joined with what goes on below them. How long a step took decides how it is laid out: blanks are counted as one there.
 pub(crate) fn normal(text: &str, sandbox: &Sandbox) -> String {
-    let mut joined = String::new();
+    let root = sandbox.root().display().to_string();
+    let module = lab("KEYMGR_TEST_P11SHIM");
+    let mut paragraphs: Vec<Vec<&str>> = Vec::new();
     for line in text.lines() {
-        // Wrapped lines are joined again: where they break depends on the length of the path.
-        let goes_on = line.starts_with("       ") && !joined.is_empty();
-        if goes_on {
-            joined.push(' ');
-            joined.push_str(line.trim_start());
-        } else {
-            joined.push('\n');
-            joined.push_str(line);
+        match paragraphs.last_mut() {
+            Some(last) if line.starts_with("      ") && !line.trim().is_empty() => last.push(line),
+            _ => paragraphs.push(vec![line]),
         }
     }
-    let text = joined.trim_start_matches('\n').replace(&sandbox.root().display().to_string(), "$ROOT");
-    masked(&text.replace(&lab("KEYMGR_TEST_P11SHIM"), "$MODULE"))
+    let mut lines = Vec::new();
+    for paragraph in paragraphs {
+        let step = paragraph.first().and_then(|l| l.get(..9)).is_some_and(|l| masked(l) == "CLOCK");
+        let breaks = paragraph.iter().any(|l| l.contains(&root) || l.contains(&module)) || step;
+        let shown = if breaks {
+            let words: Vec<&str> = paragraph.iter().map(|l| l.trim()).collect();
+            vec![words.join(" ")]
+        } else {
+            paragraph.iter().map(|l| (*l).to_owned()).collect()
+        };
+        for line in shown {
+            let line = masked(&line.replace(&root, "$ROOT").replace(&module, "$MODULE"));
+            let words: Vec<&str> = line.split_whitespace().filter(|w| !step || *w != "SPAN").collect();
+            lines.push(if step || line.contains("SPAN") { words.join(" ") } else { line });
+        }
+    }
+    lines.join("\n")
 }
 
 /// Times, ids, digests, sizes and process numbers replaced by their names.
@@ -146,7 +159,8 @@ pub(crate) fn masked(text: &str) -> String {
                 continue;
             }
             for (pattern, name) in PATTERNS {
-                if let Some(length) = fits(pattern, rest) {
+                let ends = |length: &usize| rest[*length..].chars().next().is_none_or(|c| !c.is_ascii_alphanumeric());
+                if let Some(length) = fits(pattern, rest).filter(ends) {
                     out.push_str(name);
                     rest = &rest[length..];
                     continue 'text;

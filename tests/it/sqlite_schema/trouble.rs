@@ -167,7 +167,7 @@ fn what_cannot_be_written_is_named() {
     let path = liberty(&dir);
     let mut looks = Database::open_file(&path, Access::ReadOnly, Duration::ZERO).unwrap();
     assert!(matches!(looks.migrate(Some(LIBERTY), HEAD, Orphans::Refuse), Err(Error::ReadOnly { .. })));
-    assert!(matches!(looks.stamp(LIBERTY, Proof::Verified), Err(Error::ReadOnly { .. })));
+    assert!(matches!(looks.stamp(HEAD, Proof::WithoutProof), Err(Error::ReadOnly { .. })));
     fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     // Root may write anything: the thread looks at files as nobody.
@@ -207,11 +207,8 @@ fn a_migration_that_fails_half_way_changes_nothing() {
     let plan = |path: &Path| open(path).migration_sql(Some(juno), HEAD).unwrap_err().to_string();
     // A table in the way of the 13th revision.
     sql(&path, "CREATE TABLE secrets_new (x)");
-    assert!(
-        fails(&path, Some(juno), HEAD)
-            .to_string()
-            .contains("revision 161f8aceb687: cannot run `CREATE TABLE secrets_new (")
-    );
+    let in_the_way = fails(&path, Some(juno), HEAD).to_string();
+    assert!(in_the_way.contains("table secrets_new is in the way of revision 161f8aceb687"), "{in_the_way}");
     assert!(plan(&path).contains("161f8aceb687"));
     // A trigger of the operator's would go with the table it is on.
     sql(&path, "DROP TABLE secrets_new; CREATE TRIGGER mine AFTER INSERT ON secrets BEGIN SELECT 1; END");

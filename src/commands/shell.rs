@@ -1,0 +1,119 @@
+//! `plan --as-shell`: the plan as a procedure to do by hand, which a shell can run.
+
+use super::look::Look;
+use super::plan::{diffs_with, revisions_of};
+use super::{Session, globals};
+use crate::error::Failure;
+use crate::step::Step;
+
+/// The procedure, line by line.
+///
+/// It stops at the first command that fails. Statements and edits are the very ones of the plan; only what needs the token is left to this program.
+pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<String>)]) -> Result<Vec<String>, Failure> {
+    let draft = look.draft()?;
+    let root = session.host.root.path();
+    let database =
+        look.deployment.site.path().map_or_else(|_| "DATABASE".to_owned(), |p| quoted(&p.display().to_string()));
+    let words: Vec<String> = globals(&session.global).iter().map(|w| quoted(w)).collect();
+    let ours = [&["keymgr-upgrade".to_owned()], words.as_slice()].concat().join(" ");
+    let image = !session.host.root.is_host();
+    // Lines around a change may hold secrets, and would then not be found in the file.
+    let diffs = diffs_with(&draft.files, look.to, 0)?;
+    let mut lines = vec![
+        format!(
+            "# {} -> {}, by hand. As root; it stops at the first command that fails.",
+            look.deployment.from.release.name, look.to.name
+        ),
+        "set -eu".to_owned(),
+        "backup=$(mktemp -d /var/tmp/barbican-before.XXXXXX)".to_owned(),
+        "echo \"Backups go to $backup\"".to_owned(),
+    ];
+    let mut signed = false;
+    for (index, step) in draft.plan.steps.iter().enumerate() {
+        lines.extend([String::new(), format!("# {}. {}", index + 1, step.title())]);
+        match step {
+            Step::StopUnits { .. } | Step::StartUnits { .. } | Step::HoldUnits { .. } | Step::UnholdUnits { .. }
+                if image =>
+            {
+                lines.push("# nothing runs in an image".to_owned());
+            }
+            Step::StopUnits { units } => lines.push(format!("systemctl stop {}", units.join(" "))),
+            Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
+            Step::HoldUnits { units } => lines.push(format!("systemctl mask --runtime {}", units.join(" "))),
+            Step::UnholdUnits { units } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
+            Step::BackUpDatabase => lines.push(format!("sqlite3 {database} \".backup '$backup/database.sqlite'\"")),
+            Step::AwaitCode { release } => lines.push(format!("# install the code of {release} here, then go on")),
+            Step::MigrateSchema { .. } => migration(&database, step, sql, &mut lines),
+            Step::ResignKeks | Step::RecordMechanism if signed => {
+                lines.push("# done by `kek migrate` above".to_owned())
+            }
+            Step::ResignKeks | Step::RecordMechanism => {
+                signed = true;
+                lines.push("# needs the token; no tool of Barbican does it".to_owned());
+                lines.push(format!("{ours} kek migrate --yes"));
+            }
+            Step::EditFile { path, .. } => {
+                let file = path.display().to_string();
+                lines.push(format!(
+                    "cp -a {} \"$backup\"",
+                    quoted(&session.host.root.shown(path).display().to_string())
+                ));
+                if let Some((_, text)) = diffs.iter().find(|(p, _)| *p == file) {
+                    edit(&root.display().to_string(), text, &mut lines);
+                }
+            }
+            Step::VerifyKeks => lines.push(format!("{ours} kek status")),
+            Step::VerifySecrets => lines.push(format!("{ours} kek verify")),
+            Step::RecordRelease { .. } => lines.push("# nothing by hand; say --from next time".to_owned()),
+        }
+    }
+    Ok(lines)
+}
+
+/// One transaction, as `upgrade` makes it.
+fn migration(database: &str, step: &Step, sql: &[(String, Vec<String>)], lines: &mut Vec<String>) {
+    let begin = [".bail on", "PRAGMA foreign_keys = OFF;", "PRAGMA legacy_alter_table = OFF;", "BEGIN IMMEDIATE;"];
+    lines.push(format!("sqlite3 {database} <<'SQL'"));
+    lines.extend(begin.map(str::to_owned));
+    for (revision, statements) in revisions_of(step, sql) {
+        lines.push(format!("-- {revision}"));
+        for statement in statements {
+            lines.extend(statement.trim_end().lines().map(str::to_owned));
+            if let Some(last) = lines.last_mut().filter(|l| !l.ends_with(';')) {
+                last.push(';');
+            }
+        }
+    }
+    lines.extend(["COMMIT;", "PRAGMA foreign_key_check;", "SQL"].map(str::to_owned));
+}
+
+fn edit(root: &str, diff: &str, lines: &mut Vec<String>) {
+    let changed =
+        |l: &&str| (l.starts_with('-') || l.starts_with('+')) && !l.starts_with("---") && !l.starts_with("+++");
+    if diff.lines().filter(changed).any(|l| l.contains("***")) {
+        lines.push("# *** stands for a secret: put it in its place first".to_owned());
+    }
+    lines.push(format!("patch --binary -p1 -d {} <<'PATCH'", quoted(root)));
+    lines.extend(diff.lines().map(str::to_owned));
+    lines.push("PATCH".to_owned());
+}
+
+/// A word that the shell takes as it is.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@,%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(["/a/b-c.d", "a b", "it's", ""].map(quoted), ["/a/b-c.d", "'a b'", "'it'\\''s'", "''"]);
+    }
+}
