@@ -314,6 +314,14 @@ fn options() {
                 "# left from Kilo",
                 "[database]\nconnection = sqlite:////var/lib/barbican/other.sqlite\n[DEFAULT]",
             ),
+            replace(
+                "old-and-new-name-differ-from-said",
+                &["check", "--to", "2026.2", "--fast-forward", "--from", "liberty"],
+                2,
+                CONF,
+                "# left from Kilo",
+                "[database]\nconnection = sqlite:////var/lib/barbican/other.sqlite\n[DEFAULT]",
+            ),
             replace("slot-not-a-number", UPGRADE, 3, CONF, SLOT, "slot_id = abc"),
             replace("slot-negative", UPGRADE, 3, CONF, SLOT, "slot_id = -1"),
             replace("hmac-key-type-unknown", UPGRADE, 3, CONF, "CKK_GENERIC_SECRET", "CKK_MAGIC"),
@@ -526,8 +534,11 @@ fn keys_and_secrets() {
             WHERE key = 'plugin_name' AND rowid < 6"),
         case("kek-status-says-so", &["kek", "status"], 3, |s| execute(s,
             &format!("UPDATE kek_data SET plugin_meta = json_set(plugin_meta, '$.hmac_label', 'old_hmac') WHERE {P11}"))),
-        case("kek-migrate-refuses", &["kek", "migrate", "--yes"], 3, |s| execute(s,
-            &format!("UPDATE kek_data SET plugin_meta = json_set(plugin_meta, '$.hmac_label', 'old_hmac') WHERE {P11}"))),
+        case("kek-migrate-too-early", &["kek", "migrate", "--yes"], 3, |_| {}),
+        case("kek-migrate-refuses", &["kek", "migrate", "--yes"], 3, |s| {
+            s.run(&["db", "upgrade", "d2780d5aa510", "--yes"]).expect(0);
+            execute(s, &format!("UPDATE kek_data SET plugin_meta = json_set(plugin_meta, '$.hmac_label', 'old_hmac') WHERE {P11}"));
+        }),
     ]);
 }
 
