@@ -3,6 +3,8 @@
 //! A revision is a folder `migrations/<release>/<revision>_<slug>/` with
 //! - `revision.toml`: id, `down`, summary; what it renames (`[renames.tables]`, `[renames.columns]`) and takes away
 //!   (`drops`), for everything else must still be there afterwards; and its `[[precondition]]`s;
+//! - `postgresql.sql`, `mysql.sql`: its statements, each under the directive (`--: ...`) that tells what it makes, see `guard.rs`;
+//! - `[[leftover]]`s: what databases that Barbican's own tools migrated have different from a fresh installation from here on;
 //! - `sqlite.sql`: its statements, each ending with a semicolon at the end of a line. No statement reads what
 //!   it writes: a column that changes its meaning is a new column, filled from the old one in a new table.
 //!   Tables and indexes that services may have made already are created `IF NOT EXISTS`;
@@ -15,7 +17,10 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{Dialect, Error, Result};
+use super::{
+    Dialect, Error, Result,
+    guard::{Guard, Guarded},
+};
 
 /// One schema revision: `migrations/<release>/<revision>_<slug>/`.
 #[derive(Debug)]
@@ -34,6 +39,9 @@ pub struct Revision {
     /// Tables, `table.column`s and `unique table(columns)` that it takes away on purpose.
     pub(super) drops: Vec<String>,
     pub(super) sqlite: Vec<String>,
+    pub(super) postgresql: Vec<Guarded>,
+    pub(super) mysql: Vec<Guarded>,
+    pub(super) leftovers: Vec<Leftover>,
     /// Other shapes in which this revision is found in the field: name, and the statements that lead
     /// there from a fresh database.
     pub(super) variants: Vec<(String, Vec<String>)>,
@@ -47,17 +55,41 @@ pub struct Precondition {
     pub id: String,
     /// What is wrong with the rows, one line.
     pub title: String,
-    /// Returns the offending rows. Runs on the schema just before the revision.
+    /// Returns the offending rows. `{table: column, column}` stands for a table as it is just before the revision, see
+    /// `precondition.rs`; names are quoted as `"x"`, and `char_length` counts characters.
     pub query: String,
     /// What the operator can do.
     pub remedy: String,
     /// The rows only stand in the way under `orphans = refuse`.
     #[serde(default)]
     pub orphans: bool,
-    /// Puts such rows out of the way where they would stop the revision from running. Only ever run on
-    /// the temporary copy on which later revisions are examined too.
+    /// Asked on these databases only; on all, if empty.
     #[serde(default)]
-    pub(super) set_aside: Option<String>,
+    pub dialects: Vec<Dialect>,
+}
+
+/// What databases on a server may have different from a fresh installation, from this revision on.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Leftover {
+    pub(super) dialects: Vec<Dialect>,
+    /// The difference as [`super::Shape::compare`] words it; one `*` stands for anything.
+    pub(super) difference: String,
+    /// The revision at which it is gone.
+    pub(super) until: Option<String>,
+    /// Whose doing it is.
+    pub(super) why: String,
+}
+
+impl Leftover {
+    pub(super) fn explains(&self, difference: &str) -> bool {
+        match self.difference.split_once('*') {
+            None => self.difference == difference,
+            Some((start, end)) => {
+                difference.len() >= start.len() + end.len() && difference.starts_with(start) && difference.ends_with(end)
+            }
+        }
+    }
 }
 
 /// Old name to new: tables, and `table.column` with the new table's name on the right.
@@ -97,6 +129,8 @@ struct Description {
     drops: Vec<String>,
     #[serde(default)]
     precondition: Vec<Precondition>,
+    #[serde(default)]
+    leftover: Vec<Leftover>,
 }
 
 static CHAIN: LazyLock<Vec<Revision>> = LazyLock::new(|| match load(crate::release::FILES) {
@@ -133,13 +167,25 @@ pub fn between(from: Option<&str>, to: &str) -> Result<&'static [Revision]> {
 }
 
 impl Revision {
-    /// Its statements in a dialect, without the comments. `None`: this build has none for it.
-    #[must_use]
-    pub fn statements(&self, dialect: Dialect) -> Option<&[String]> {
+    /// Its statements for a server.
+    pub(super) fn guarded(&self, dialect: Dialect) -> &[Guarded] {
         match dialect {
-            Dialect::Sqlite => Some(&self.sqlite),
-            Dialect::Postgresql | Dialect::Mysql => None,
+            Dialect::Sqlite => &[],
+            Dialect::Postgresql => &self.postgresql,
+            Dialect::Mysql => &self.mysql,
         }
+    }
+
+    /// The table and column as they are called before this revision.
+    pub(super) fn before<'a>(&'a self, table: &'a str, column: &'a str) -> (&'a str, &'a str) {
+        let renamed = |(_, new): &(&String, &String)| new.split_once('.') == Some((table, column));
+        let old = self.renames.columns.iter().find(renamed).and_then(|(old, _)| old.split_once('.'));
+        old.unwrap_or((self.table_before(table), column))
+    }
+
+    /// The table as it is called before this revision.
+    pub(super) fn table_before<'a>(&'a self, table: &'a str) -> &'a str {
+        self.renames.tables.iter().find(|(_, new)| *new == table).map_or(table, |(old, _)| old)
     }
 }
 
@@ -169,6 +215,9 @@ fn load(files: &[(&str, &str)]) -> std::result::Result<Vec<Revision>, String> {
             renames: read.renames,
             drops: read.drops,
             sqlite: split(sql),
+            postgresql: guarded(&by_path, &format!("{folder}/postgresql.sql"))?,
+            mysql: guarded(&by_path, &format!("{folder}/mysql.sql"))?,
+            leftovers: read.leftover,
             variants: variants.collect(),
             id: read.id,
             down: read.down,
@@ -186,6 +235,32 @@ fn load(files: &[(&str, &str)]) -> std::result::Result<Vec<Revision>, String> {
         Some(lost) => Err(format!("{}: its down {:?} is not in the chain", lost.id, lost.down)),
         None => Ok(chain),
     }
+}
+
+/// Reads a file of statements that each stand under their directive.
+fn guarded(files: &HashMap<&str, &str>, path: &str) -> std::result::Result<Vec<Guarded>, String> {
+    let text = files.get(path).copied().unwrap_or_default();
+    let directives = text.lines().filter_map(|line| line.strip_prefix("--:")).map(Guard::parse);
+    let guards = directives.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| format!("{path}: {e}"))?;
+    // Each directive stands right above one statement.
+    let (mut statement, mut awaited) = (false, false);
+    for line in text.lines().map(str::trim_end).filter(|l| !l.is_empty()) {
+        let directive = line.starts_with("--:");
+        if directive && (awaited || statement) || !directive && !awaited && !statement && !line.starts_with("--") {
+            return Err(format!("{path}: a directive and its statement are not together at `{line}`"));
+        }
+        if directive {
+            awaited = true;
+        } else if !line.trim_start().starts_with("--") {
+            awaited = false;
+            statement = !line.ends_with(';');
+        }
+    }
+    let statements = split(text);
+    if guards.len() != statements.len() {
+        return Err(format!("{path}: {} directives for {} statements", guards.len(), statements.len()));
+    }
+    Ok(guards.into_iter().zip(statements).map(|(guard, sql)| Guarded { guard, sql }).collect())
 }
 
 /// Splits a file into statements: one ends where a line ends in a semicolon. Comment lines and empty

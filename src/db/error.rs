@@ -11,14 +11,6 @@ pub enum Error {
     /// The URL does not parse or names what is not supported.
     #[error("the database URL cannot be used: {0}")]
     Url(String),
-    /// A PostgreSQL or MySQL URL: it parses, but there is no code behind it.
-    #[error("{url} is a {dialect} database: this build migrates SQLite only")]
-    SqliteOnly {
-        /// The URL, password masked.
-        url: String,
-        /// Its dialect.
-        dialect: super::Dialect,
-    },
     /// The file does not exist. It is never created by opening it.
     #[error("{}: no such database file", .path.display())]
     Missing {
@@ -134,12 +126,38 @@ pub enum Error {
     #[error("rolled back, since these references would point nowhere: {}", .0.join("; "))]
     BrokenReferences(Vec<String>),
     /// A table or column that Barbican has at every revision is not there.
-    #[error("{}: {what} is missing: is this Barbican's database?", .path.display())]
+    #[error("{database}: {what} is missing: is this Barbican's database?")]
     NoObject {
-        /// The file.
-        path: PathBuf,
+        /// The database.
+        database: String,
         /// "table x" or "column x.y".
         what: String,
+    },
+    /// A row holds what Barbican never writes.
+    #[error("{database}: {what}")]
+    Unexpected {
+        /// The database.
+        database: String,
+        /// The table, and what is wrong in it.
+        what: String,
+    },
+    /// Something is in the way of a statement; it was not run.
+    #[error("revision {revision} cannot run `{statement}`: {why}")]
+    InTheWay {
+        /// The revision.
+        revision: String,
+        /// The first line of the statement.
+        statement: String,
+        /// The thing, and why it cannot be passed.
+        why: String,
+    },
+    /// A migration on MySQL or MariaDB, where nothing can be rolled back, lost something that was there.
+    #[error("revision {revision} lost what was there before: keep the services stopped and roll back to the backup: {}", .lost.join("; "))]
+    LostForGood {
+        /// The revision.
+        revision: String,
+        /// What is missing.
+        lost: Vec<String>,
     },
     /// After a restore the content is not that of the backup.
     #[error("{}: its content is not that of the backup {} after restoring", .path.display(), .backup.display())]

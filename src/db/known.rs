@@ -6,7 +6,65 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{Result, Shape, Table, Verification, chain, chain::Revision, error, position};
+use super::{
+    Dialect, Result, Shape, Table, Verification, chain,
+    chain::{Leftover, Revision},
+    error, position,
+};
+
+/// What is known of the schema of databases on a server at a revision: that of a fresh installation, the same on every dialect once types are
+/// spelled alike, and what older databases have different.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) fresh: Shape,
+    leftovers: Vec<&'static Leftover>,
+}
+
+impl Known {
+    /// What is known of `revision`.
+    pub(super) fn at(revision: &str, dialect: Dialect) -> Result<Self> {
+        let last = position(revision)?;
+        let mut leftovers = Vec::new();
+        for leftover in chain().get(..=last).unwrap_or_default().iter().flat_map(|r| &r.leftovers) {
+            let over = leftover.until.as_deref().map(position).transpose()?.is_some_and(|until| until <= last);
+            if leftover.dialects.contains(&dialect) && !over {
+                leftovers.push(leftover);
+            }
+        }
+        let fresh = known(revision, Kind::Fresh)?.first().map(|(_, shape)| shape.clone()).unwrap_or_default();
+        Ok(Self { fresh, leftovers })
+    }
+
+    /// Compares a live shape.
+    pub(super) fn verify(&self, live: &Shape) -> Verification {
+        let (all, extras) = self.fresh.compare(live);
+        let (leftovers, differences): (Vec<String>, Vec<String>) = all.into_iter().partition(|d| self.explains(d));
+        let name = if leftovers.is_empty() { "a fresh installation" } else { "migrated by Barbican's own tools" };
+        let matches = differences.is_empty().then(|| name.to_owned());
+        Verification { matches, differences, leftovers, extras }
+    }
+
+    /// The differences of one table that nothing explains.
+    pub(super) fn unexplained_of(&self, table: &str, live: &Shape) -> Vec<String> {
+        let only = |shape: &Shape| Shape {
+            tables: shape.tables.get(table).map(|t| (table.to_owned(), t.clone())).into_iter().collect(),
+            ..Shape::default()
+        };
+        let mut differences = only(&self.fresh).compare(&only(live)).0;
+        differences.retain(|d| !self.explains(d));
+        differences
+    }
+
+    fn explains(&self, difference: &str) -> bool {
+        self.leftovers.iter().any(|l| l.explains(difference))
+    }
+}
+
+/// Why a difference from a fresh installation is known, where it is.
+pub(super) fn why(difference: &str, dialect: Dialect) -> Option<&'static str> {
+    let all = chain().iter().flat_map(|r| &r.leftovers);
+    all.filter(|l| l.dialects.contains(&dialect)).find(|l| l.explains(difference)).map(|l| l.why.as_str())
+}
 
 type Shapes = Arc<Vec<(String, Shape)>>;
 
@@ -32,10 +90,10 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
                 collisions(live, shape, revision, &mut differences, &mut extras)?;
             }
             if differences.is_empty() {
-                return Ok(Verification { matches: Some(name.clone()), differences, extras });
+                return Ok(Verification { matches: Some(name.clone()), differences, leftovers: Vec::new(), extras });
             }
             if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
-                nearest = Some(Verification { matches: None, differences, extras });
+                nearest = Some(Verification { matches: None, differences, leftovers: Vec::new(), extras });
             }
         }
     }

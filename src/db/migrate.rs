@@ -1,15 +1,15 @@
 //! Migrating a SQLite database: one transaction a hop, and nothing in it is taken on trust.
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OpenFlags, backup::StepResult, types::ValueRef};
+use rusqlite::{Connection, backup::StepResult};
 
 use super::{
-    Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
-    chain::{Precondition, Renames, Revision},
-    known,
-    rows::row_counts,
+    Dialect, Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
+    chain::{Renames, Revision},
+    inventory, known, precondition,
+    rows::{row_counts, show},
     shape::LEDGER,
-    sqlite::{Sqlite, connect, has_table, quoted, write_ledger},
+    sqlite::{Sqlite, has_table, quoted, write_ledger},
 };
 use crate::crash;
 
@@ -42,11 +42,11 @@ impl Sqlite {
         }
         self.check_integrity()?;
         let mut dangling = self.dangling()?;
+        let offences = self.offences(revisions, orphans)?;
+        if !offences.is_empty() {
+            return Err(Error::Offences(offences));
+        }
         for revision in revisions {
-            let offences = self.offences(revision, orphans)?;
-            if !offences.is_empty() {
-                return Err(Error::Offences(offences));
-            }
             self.run(revision)?;
             done.revisions.push(revision.id.clone());
             dangling = dangling.into_iter().map(|d| d.renamed(&revision.renames)).collect();
@@ -166,69 +166,11 @@ impl Sqlite {
     }
 
     pub(super) fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
-        let revisions = between(from, to)?;
-        let asks = |r: &Revision| r.preconditions.iter().any(|p| stands(p, orphans));
-        let Some(last) = revisions.iter().rposition(asks) else {
-            return Ok(Vec::new());
-        };
-        let trial = self.temporary_copy()?;
-        let mut offences = Vec::new();
-        for (n, revision) in revisions.iter().take(last + 1).enumerate() {
-            let found = trial.offences(revision, orphans)?;
-            for precondition in &revision.preconditions {
-                if let Some(set_aside) = &precondition.set_aside
-                    && found.iter().any(|offence| offence.id == precondition.id)
-                {
-                    trial.execute(revision, set_aside)?;
-                }
-            }
-            offences.extend(found);
-            if n < last {
-                revision.sqlite.iter().try_for_each(|statement| trial.execute(revision, statement))?;
-            }
-        }
-        Ok(offences)
+        self.offences(between(from, to)?, orphans)
     }
 
-    /// The whole database in a temporary file that has no name and is gone when it is closed.
-    fn temporary_copy(&self) -> Result<Self> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(" (temporary copy)"); // what an error is about: it lies in SQLITE_TMPDIR, /var/tmp or /tmp
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        let mut copy = Self { path: name.into(), conn: connect("".as_ref(), flags, std::time::Duration::ZERO)? };
-        copy.conn.pragma_update(None, "synchronous", "OFF").map_err(copy.fail("cannot be prepared"))?;
-        copy_all(&self.conn, &mut copy.conn).map_err(|e| {
-            let error = copy.fail("cannot be made")(e);
-            // Only the source can be in use by others.
-            if matches!(error, Error::Locked { .. }) { Error::Locked { path: self.path.clone() } } else { error }
-        })?;
-        Ok(copy)
-    }
-
-    fn offences(&self, revision: &Revision, orphans: Orphans) -> Result<Vec<Offence>> {
-        let asked = revision.preconditions.iter().filter(|p| stands(p, orphans));
-        asked.filter_map(|p| self.offence(p).transpose()).collect()
-    }
-
-    fn offence(&self, precondition: &Precondition) -> Result<Option<Offence>> {
-        let read = || {
-            let mut query = self.conn.prepare(&precondition.query)?;
-            let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
-            let mut rows = query.query([])?;
-            let mut lines = Vec::new();
-            while let Some(row) = rows.next()? {
-                let fields = names.iter().enumerate().map(|(n, name)| Ok(format!("{name}={}", show(row.get_ref(n)?))));
-                lines.push(fields.collect::<rusqlite::Result<Vec<_>>>()?.join(", "));
-            }
-            Ok(lines)
-        };
-        let rows = read().map_err(self.fail(format!("cannot examine {}", precondition.id)))?;
-        Ok((!rows.is_empty()).then(|| Offence {
-            id: precondition.id.clone(),
-            title: precondition.title.clone(),
-            rows,
-            remedy: precondition.remedy.clone(),
-        }))
+    fn offences(&self, revisions: &[Revision], orphans: Orphans) -> Result<Vec<Offence>> {
+        precondition::offences(Dialect::Sqlite, &self.shape()?, revisions, orphans, |_, query| self.query(query))
     }
 
     fn dangling(&self) -> Result<BTreeSet<Dangling>> {
@@ -244,20 +186,6 @@ pub(super) fn copy_all(from: &Connection, to: &mut Connection) -> rusqlite::Resu
     }
     // Busy or locked, after the busy timeout.
     Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY), None))
-}
-
-fn stands(precondition: &Precondition, orphans: Orphans) -> bool {
-    !precondition.orphans || orphans == Orphans::Refuse
-}
-
-fn show(value: ValueRef<'_>) -> String {
-    match value {
-        ValueRef::Null => "NULL".to_owned(),
-        ValueRef::Integer(n) => n.to_string(),
-        ValueRef::Real(x) => x.to_string(),
-        ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
-        ValueRef::Blob(bytes) => format!("({} bytes)", bytes.len()),
-    }
 }
 
 /// A reference that points nowhere, told by the row's id and the columns, which survive a rebuild.
@@ -302,7 +230,7 @@ fn dangling(conn: &Connection) -> rusqlite::Result<BTreeSet<Dangling>> {
         let name = match rowid {
             Some(rowid) if has_id => {
                 let query = format!("SELECT id FROM {} WHERE rowid = ?1", quoted(&table));
-                conn.query_row(&query, [rowid], |row| Ok(show(row.get_ref(0)?)))?
+                conn.query_row(&query, [rowid], |row| Ok(show(row.get_ref(0)?).unwrap_or_default()))?
             }
             Some(rowid) => format!("row {rowid}"),
             None => "a row".to_owned(),
@@ -322,7 +250,7 @@ fn indexes(conn: &Connection) -> rusqlite::Result<Vec<(String, String, String)>>
     query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
-/// What there is before and after a revision, to prove that the difference is what the revision says.
+/// What there is before a revision, to tell what it took away.
 struct Inventory {
     shape: Shape,
     rows: BTreeMap<String, u64>,
@@ -348,47 +276,10 @@ impl Inventory {
         Ok(gone)
     }
 
-    /// What is missing afterwards, the revision's renames and drops considered.
+    /// What is missing afterwards.
     fn lost(&self, after: &Self, revision: &Revision) -> Vec<String> {
-        let mut lost = Vec::new();
-        let dropped = |what: &str| revision.drops.iter().any(|d| d == what);
-        for (name, table) in &self.shape.tables {
-            let new_name = revision.renames.table(name);
-            let Some(new) = after.shape.tables.get(new_name) else {
-                if !dropped(name) {
-                    lost.push(format!("table {name}"));
-                }
-                continue;
-            };
-            let (before, now) = (self.rows.get(name), after.rows.get(new_name));
-            if before != now {
-                lost.push(format!("{name} had {} rows, {new_name} has {}", before.unwrap_or(&0), now.unwrap_or(&0)));
-            }
-            let renamed = |column: &String| revision.renames.column(name, column).1.to_owned();
-            let gone = |column: &String| dropped(&format!("{name}.{column}"));
-            for column in table.columns.keys().filter(|c| !gone(c) && !new.columns.contains_key(&renamed(c))) {
-                lost.push(format!("column {name}.{column}"));
-            }
-            for index in &table.indexes {
-                let columns: Vec<String> = index.columns.iter().map(renamed).collect();
-                let found = new.indexes.iter().any(|i| i.columns == columns && i.unique == index.unique);
-                let unique = format!("unique {name}({})", index.columns.join(", "));
-                if !found && !index.columns.iter().any(gone) && !dropped(&unique) {
-                    lost.push(format!("index {} on {name}({})", index.name, index.columns.join(", ")));
-                }
-            }
-            for key in &table.foreign_keys {
-                let mut key = key.clone();
-                key.columns = key.columns.iter().map(renamed).collect();
-                key.references =
-                    key.references.iter().map(|c| revision.renames.column(&key.table, c).1.to_owned()).collect();
-                key.table = revision.renames.table(&key.table).to_owned();
-                if !new.foreign_keys.contains(&key) {
-                    lost.push(format!("foreign key {new_name}{key}"));
-                }
-            }
-        }
-        lost.extend(self.shape.others.difference(&after.shape.others).cloned());
+        let mut lost = inventory::lost(&self.shape, &after.shape, revision);
+        lost.extend(inventory::lost_rows(&self.rows, &after.rows, std::slice::from_ref(revision)));
         lost
     }
 }

@@ -2,14 +2,20 @@
 //!
 //! The only module that knows a database driver. One variant of [`Inner`] a dialect; there is no trait.
 mod backup;
+mod catalog;
 mod chain;
 mod error;
+mod guard;
+mod inventory;
 mod known;
 mod migrate;
+mod precondition;
 mod rows;
+mod server;
 mod shape;
 mod sqlite;
 mod url;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +75,8 @@ pub struct Verification {
     pub matches: Option<String>,
     /// Every difference from the nearest known shape; empty if one matches.
     pub differences: Vec<String>,
+    /// Differences from a fresh installation that are known and harmless.
+    pub leftovers: Vec<String>,
     /// What is there besides (tables, indexes, views, triggers of the operator's own): no obstacle.
     pub extras: Vec<String>,
 }
@@ -173,16 +181,17 @@ pub struct Database {
 #[derive(Debug)]
 enum Inner {
     Sqlite(sqlite::Sqlite),
+    Server(server::Server),
 }
 
 impl Database {
     /// Opens an existing database. `sqlite_path` is the file, resolved by the caller (working directory,
-    /// sandbox root); `busy_timeout` is how long to wait for another process's lock.
-    pub fn open(url: &Url, sqlite_path: &Path, access: Access, busy_timeout: Duration) -> Result<Self> {
+    /// sandbox root); `wait` is how long to wait for others' locks, and for a server to answer.
+    pub fn open(url: &Url, sqlite_path: &Path, access: Access, wait: Duration) -> Result<Self> {
         match url.dialect() {
-            Dialect::Sqlite => Self::open_file(sqlite_path, access, busy_timeout),
-            dialect @ (Dialect::Postgresql | Dialect::Mysql) => {
-                Err(Error::SqliteOnly { url: url.to_string(), dialect })
+            Dialect::Sqlite => Self::open_file(sqlite_path, access, wait),
+            Dialect::Postgresql | Dialect::Mysql => {
+                Ok(Self { inner: Inner::Server(server::Server::open(url, access, wait)?) })
             }
         }
     }
@@ -205,33 +214,38 @@ impl Database {
         Ok(Self { inner })
     }
 
-    fn sqlite(&self) -> &sqlite::Sqlite {
-        let Inner::Sqlite(sqlite) = &self.inner;
-        sqlite
-    }
-
-    fn sqlite_mut(&mut self) -> &mut sqlite::Sqlite {
-        let Inner::Sqlite(sqlite) = &mut self.inner;
-        sqlite
-    }
-
     /// Which database it is.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
-        match self.inner {
+        match &self.inner {
             Inner::Sqlite(_) => Dialect::Sqlite,
+            Inner::Server(server) => server.wire.dialect(),
         }
     }
 
     /// The file, for SQLite.
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
-        Some(self.sqlite().path.clone())
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Some(sqlite.path.clone()),
+            Inner::Server(_) => None,
+        }
+    }
+
+    /// What errors call it: the file, or the URL without a password.
+    fn shown(&self) -> String {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.path.display().to_string(),
+            Inner::Server(server) => server.wire.url().to_owned(),
+        }
     }
 
     /// What `alembic_version` says. Two rows or an unknown id are errors.
     pub fn revision(&self) -> Result<Ledger> {
-        self.sqlite().revision()
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.revision(),
+            Inner::Server(server) => server.revision(),
+        }
     }
 
     /// Whether there is no table at all, `alembic_version` aside.
@@ -241,53 +255,98 @@ impl Database {
 
     /// The live schema, `alembic_version` aside.
     pub fn shape(&self) -> Result<Shape> {
-        self.sqlite().shape()
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.shape(),
+            Inner::Server(server) => server.shape(),
+        }
     }
 
     /// Compares the live schema with those known for `revision`.
     pub fn verify(&self, revision: &str) -> Result<Verification> {
-        self.sqlite().verify(revision)
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.verify(revision),
+            Inner::Server(server) => server.verify(revision),
+        }
+    }
+
+    /// Why a difference from a fresh installation is known, in words, where it is.
+    #[must_use]
+    pub fn why(&self, leftover: &str) -> Option<&'static str> {
+        known::why(leftover, self.dialect())
+    }
+
+    /// Whether the way from the live schema to that of `to` is known: from a shape known for `from`, and on servers also from what a migration
+    /// left half done.
+    pub fn leads_to(&self, from: &str, to: &str) -> Result<()> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => match sqlite.verify(from)? {
+                Verification { matches: Some(_), .. } => Ok(()),
+                Verification { differences, .. } => Err(Error::UnknownShape { revision: from.to_owned(), differences }),
+            },
+            Inner::Server(server) => server.leads_to(from, to),
+        }
     }
 
     /// Writes `revision` to `alembic_version`, which is created where absent. With [`Proof::Verified`]
     /// only if the live shape is one known for it, else [`Error::UnknownShape`].
     pub fn stamp(&mut self, revision: &str, proof: Proof) -> Result<()> {
-        self.sqlite_mut().stamp(revision, proof)
+        match &mut self.inner {
+            Inner::Sqlite(sqlite) => sqlite.stamp(revision, proof),
+            Inner::Server(server) => server.stamp(revision, proof),
+        }
     }
 
     /// The statements that [`Self::migrate`] will run, revision by revision, found by running them on an
-    /// empty copy of the live schema. `from` is `None` for a database without tables.
+    /// empty copy of the live schema, or on a model of it. `from` is `None` for a database without tables.
     pub fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
-        self.sqlite().migration_sql(from, to)
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.migration_sql(from, to),
+            Inner::Server(server) => server.migration_sql(from, to),
+        }
     }
 
-    /// The rows that stand in the way of the way from `from` to `to`. Reads only: the revisions are tried on
-    /// a temporary copy, which is gone afterwards.
+    /// The rows that stand in the way of the way from `from` to `to`. Reads only.
     pub fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
-        self.sqlite().preconditions(from, to, orphans)
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.preconditions(from, to, orphans),
+            Inner::Server(server) => server.preconditions(from, to, orphans),
+        }
     }
 
-    /// Takes the database from `from` to `to` in one transaction, `alembic_version` included. Any doubt
-    /// (unknown shape, a row, value, index or reference that would be lost) rolls all of it back.
+    /// Takes the database from `from` to `to`, `alembic_version` included: in one transaction, except on MySQL and MariaDB, which have none
+    /// for this. Any doubt (unknown shape, a row, value, index or reference that would be lost) rolls all of it back, or there stops before
+    /// anything is done where that can be told beforehand; what stopped half-way is taken up again.
     pub fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
-        self.sqlite_mut().migrate(from, to, orphans)
+        match &mut self.inner {
+            Inner::Sqlite(sqlite) => sqlite.migrate(from, to, orphans),
+            Inner::Server(server) => server.migrate(from, to, orphans),
+        }
     }
 
     /// SHA-256, in hexadecimal, over schema and every row of every table (`alembic_version` included),
     /// independent of the order of rows and columns.
     pub fn fingerprint(&self) -> Result<String> {
-        self.sqlite().fingerprint()
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.fingerprint(),
+            Inner::Server(server) => server.fingerprint(),
+        }
     }
 
     /// Rows per table, `alembic_version` included.
     pub fn row_counts(&self) -> Result<BTreeMap<String, u64>> {
-        self.sqlite().row_counts()
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.row_counts(),
+            Inner::Server(server) => server.row_counts(),
+        }
     }
 
     /// Copies the database to `path`, mode 0600, synced with its directory, and returns the fingerprint of the
     /// copy as read back. A copy that was there is replaced; an interrupted one never bears the name.
     pub fn backup_to(&self, path: &Path) -> Result<String> {
-        self.sqlite().backup_to(path)
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.backup_to(path),
+            Inner::Server(_) => Err(Error::Url("BACKUP NOT MERGED".to_owned())),
+        }
     }
 
     /// Restores `backup` into the existing file `path`, whose inode, owner and mode stay, and proves by
@@ -296,35 +355,22 @@ impl Database {
         backup::restore(path, backup, busy_timeout)
     }
 
-    /// Every row of `kek_data`, soft-deleted ones too, by id.
-    pub fn kek_rows(&self) -> Result<Vec<KekRow>> {
-        self.sqlite().kek_rows()
-    }
-
-    /// Every row of `encrypted_data`, soft-deleted ones too, by id.
-    pub fn secret_rows(&self) -> Result<Vec<SecretRow>> {
-        self.sqlite().secret_rows()
-    }
-
-    /// Secrets by the secret store that holds them, by name of the store.
-    pub fn store_counts(&self) -> Result<Vec<StoreCount>> {
-        self.sqlite().store_counts()
-    }
-
-    /// How many orders are of type `certificate`, soft-deleted ones too.
-    pub fn certificate_orders(&self) -> Result<u64> {
-        self.sqlite().certificate_orders()
-    }
-
     /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`
     /// stays as it is.
     pub fn replace_plugin_meta(&mut self, id: &str, old: &str, new: &str) -> Result<bool> {
-        self.sqlite_mut().replace("kek_data", "plugin_meta", id, Some(old), Some(new))
+        self.replace("kek_data", "plugin_meta", id, Some(old), Some(new))
     }
 
     /// Replaces `encrypted_data.kek_meta_extended` of one row if it still is `old`; says whether it was.
     pub fn replace_kek_meta_extended(&mut self, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {
-        self.sqlite_mut().replace("encrypted_data", "kek_meta_extended", id, old, new)
+        self.replace("encrypted_data", "kek_meta_extended", id, old, new)
+    }
+
+    fn replace(&mut self, table: &str, column: &str, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {
+        match &mut self.inner {
+            Inner::Sqlite(sqlite) => sqlite.replace(table, column, id, old, new),
+            Inner::Server(server) => server.replace(table, column, id, old, new),
+        }
     }
 
     /// Runs `work` in one transaction: committed if it succeeds, rolled back if it fails.
@@ -332,14 +378,23 @@ impl Database {
         &mut self,
         work: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
-        self.sqlite().begin()?;
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.begin()?,
+            Inner::Server(server) => server.begin()?,
+        }
         match work(self) {
             Ok(value) => {
-                self.sqlite().commit()?;
+                match &self.inner {
+                    Inner::Sqlite(sqlite) => sqlite.commit()?,
+                    Inner::Server(server) => server.commit()?,
+                }
                 Ok(value)
             }
             Err(why) => {
-                self.sqlite().rollback();
+                match &self.inner {
+                    Inner::Sqlite(sqlite) => sqlite.rollback(),
+                    Inner::Server(server) => server.rollback(),
+                }
                 Err(why)
             }
         }

@@ -1,19 +1,29 @@
-//! Rows of a SQLite database: KEKs, secrets, counts, and the fingerprint over all of them.
+//! Rows: KEKs, secrets, counts; and for SQLite the fingerprint over all of them.
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use rusqlite::{Connection, params, types::ValueRef};
+use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Error, KekRow, Result, SecretRow, Shape, StoreCount,
+    Database, Error, Inner, KekRow, Result, SecretRow, Shape, StoreCount,
     shape::TABLES,
     sqlite::{Sqlite, quoted},
 };
 
-impl Sqlite {
-    /// Says which table or column is missing before SQLite says it worse.
-    fn require(&self, table: &str, columns: &[&str]) -> Result<()> {
-        let shape = self.shape()?;
+/// A row as text; `None` is NULL.
+type Row = Vec<Option<String>>;
+
+impl Database {
+    /// Runs a query that every dialect reads alike.
+    fn query(&self, sql: &str) -> Result<Vec<Row>> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Ok(sqlite.query(sql)?.1),
+            Inner::Server(server) => server.query(sql),
+        }
+    }
+
+    /// Says which table or column is missing before the database says it worse.
+    fn require(&self, shape: &Shape, table: &str, columns: &[&str]) -> Result<()> {
         let missing = match shape.tables.get(table) {
             None => format!("table {table}"),
             Some(found) => match columns.iter().find(|c| !found.columns.contains_key(**c)) {
@@ -21,81 +31,139 @@ impl Sqlite {
                 None => return Ok(()),
             },
         };
-        Err(Error::NoObject { path: self.path.clone(), what: missing })
+        Err(Error::NoObject { database: self.shown(), what: missing })
     }
 
-    pub(super) fn kek_rows(&self) -> Result<Vec<KekRow>> {
-        self.require("kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta"])?;
+    /// Every row of `kek_data`, soft-deleted ones too, by id.
+    pub fn kek_rows(&self) -> Result<Vec<KekRow>> {
+        let shape = self.shape()?;
         // Called tenant_id up to Juno.
-        let juno = self.shape()?.tables.get("kek_data").is_some_and(|t| t.columns.contains_key("tenant_id"));
+        let juno = shape.tables.get("kek_data").is_some_and(|t| t.columns.contains_key("tenant_id"));
         let project = if juno { "tenant_id" } else { "project_id" };
-        self.require("kek_data", &[project])?;
-        let read = || {
-            let mut query = self.conn.prepare(&format!(
-                "SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data ORDER BY id"
-            ))?;
-            let rows = query.query_map([], |row| {
-                Ok(KekRow {
-                    id: row.get(0)?,
-                    plugin_name: row.get(1)?,
-                    project_id: row.get(2)?,
-                    deleted: row.get(3)?,
-                    active: row.get(4)?,
-                    plugin_meta: row.get(5)?,
-                })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(self.fail("cannot read kek_data"))
+        self.require(&shape, "kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta", project])?;
+        let rows = self.query(&format!(
+            "SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data ORDER BY id"
+        ))?;
+        let mut keks: Vec<KekRow> = rows.into_iter().map(|row| self.kek_row(row)).collect::<Result<_>>()?;
+        keks.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(keks)
     }
 
-    pub(super) fn secret_rows(&self) -> Result<Vec<SecretRow>> {
-        self.require("secrets", &["id", "deleted"])?;
+    fn kek_row(&self, row: Row) -> Result<KekRow> {
+        let mut values = Values { row: row.into_iter(), of: self, table: "kek_data" };
+        Ok(KekRow {
+            id: values.text()?,
+            plugin_name: values.text()?,
+            project_id: values.text()?,
+            deleted: values.yes()?,
+            active: values.yes()?,
+            plugin_meta: values.optional(),
+        })
+    }
+
+    /// Every row of `encrypted_data`, soft-deleted ones too, by id.
+    pub fn secret_rows(&self) -> Result<Vec<SecretRow>> {
+        let shape = self.shape()?;
+        self.require(&shape, "secrets", &["id", "deleted"])?;
         let columns = ["id", "secret_id", "kek_id", "deleted", "cypher_text", "kek_meta_extended"];
-        self.require("encrypted_data", &columns)?;
-        let read = || {
-            // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
-            let mut query = self.conn.prepare(
-                "SELECT e.id, e.secret_id, e.kek_id, e.deleted OR coalesce(s.deleted, 1), e.cypher_text, e.kek_meta_extended
-                 FROM encrypted_data e LEFT JOIN secrets s ON s.id = e.secret_id ORDER BY e.id",
-            )?;
-            let rows = query.query_map([], |row| {
-                Ok(SecretRow {
-                    id: row.get(0)?,
-                    secret_id: row.get(1)?,
-                    kek_id: row.get(2)?,
-                    deleted: row.get(3)?,
-                    cypher_text: row.get(4)?,
-                    kek_meta_extended: row.get(5)?,
-                })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(self.fail("cannot read encrypted_data"))
+        self.require(&shape, "encrypted_data", &columns)?;
+        // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
+        let rows = self.query(
+            "SELECT e.id, e.secret_id, e.kek_id, e.deleted OR coalesce(s.deleted, true), e.cypher_text, e.kek_meta_extended
+             FROM encrypted_data e LEFT JOIN secrets s ON s.id = e.secret_id ORDER BY e.id",
+        )?;
+        let mut secrets: Vec<SecretRow> = rows.into_iter().map(|row| self.secret_row(row)).collect::<Result<_>>()?;
+        secrets.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(secrets)
     }
 
-    pub(super) fn store_counts(&self) -> Result<Vec<StoreCount>> {
-        self.require("secrets", &["id", "deleted"])?;
-        self.require("secret_store_metadata", &["secret_id", "key", "value"])?;
-        let read = || {
-            let mut query = self.conn.prepare(
-                "SELECT m.value, count(DISTINCT CASE WHEN NOT s.deleted THEN s.id END),
-                        count(DISTINCT CASE WHEN s.deleted THEN s.id END)
-                 FROM secret_store_metadata m JOIN secrets s ON s.id = m.secret_id
-                 WHERE m.\"key\" = 'plugin_name' GROUP BY m.value ORDER BY m.value",
-            )?;
-            let rows = query.query_map([], |row| {
-                Ok(StoreCount { plugin_name: row.get(0)?, live: count(row, 1)?, deleted: count(row, 2)? })
-            })?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(self.fail("cannot read secret_store_metadata"))
+    fn secret_row(&self, row: Row) -> Result<SecretRow> {
+        let mut values = Values { row: row.into_iter(), of: self, table: "encrypted_data" };
+        Ok(SecretRow {
+            id: values.text()?,
+            secret_id: values.text()?,
+            kek_id: values.text()?,
+            deleted: values.yes()?,
+            cypher_text: values.optional(),
+            kek_meta_extended: values.optional(),
+        })
     }
 
-    pub(super) fn certificate_orders(&self) -> Result<u64> {
-        self.require("orders", &["id", "type"])?;
-        let sql = "SELECT count(*) FROM orders WHERE type = 'certificate'";
-        self.conn.query_row(sql, [], |row| count(row, 0)).map_err(self.fail("cannot count certificate orders"))
+    /// Secrets by the secret store that holds them, by name of the store.
+    pub fn store_counts(&self) -> Result<Vec<StoreCount>> {
+        let shape = self.shape()?;
+        self.require(&shape, "secrets", &["id", "deleted"])?;
+        self.require(&shape, "secret_store_metadata", &["secret_id", "key", "value"])?;
+        let rows = self.query(
+            "SELECT m.value, count(DISTINCT CASE WHEN NOT s.deleted THEN s.id END),
+                    count(DISTINCT CASE WHEN s.deleted THEN s.id END)
+             FROM secret_store_metadata m JOIN secrets s ON s.id = m.secret_id
+             WHERE m.\"key\" = 'plugin_name' GROUP BY m.value ORDER BY m.value",
+        )?;
+        let count = |row: Row| {
+            let mut values = Values { row: row.into_iter(), of: self, table: "secret_store_metadata" };
+            Ok(StoreCount { plugin_name: values.text()?, live: values.number()?, deleted: values.number()? })
+        };
+        rows.into_iter().map(count).collect()
+    }
+
+    /// How many orders are of type `certificate`, soft-deleted ones too.
+    pub fn certificate_orders(&self) -> Result<u64> {
+        self.require(&self.shape()?, "orders", &["id", "type"])?;
+        let rows = self.query("SELECT count(*) FROM orders WHERE type = 'certificate'")?;
+        let row = rows.into_iter().next().unwrap_or_default();
+        Values { row: row.into_iter(), of: self, table: "orders" }.number()
+    }
+}
+
+/// The values of a row, one after the other.
+struct Values<'a> {
+    row: std::vec::IntoIter<Option<String>>,
+    of: &'a Database,
+    table: &'static str,
+}
+
+impl Values<'_> {
+    fn optional(&mut self) -> Option<String> {
+        self.row.next().flatten()
+    }
+
+    fn text(&mut self) -> Result<String> {
+        self.optional().ok_or_else(|| self.unexpected("NULL where a value must be"))
+    }
+
+    /// SQLite and MySQL say 1 and 0, PostgreSQL t and f.
+    fn yes(&mut self) -> Result<bool> {
+        match self.text()?.as_str() {
+            "1" | "t" => Ok(true),
+            "0" | "f" => Ok(false),
+            _ => Err(self.unexpected("what is neither true nor false")),
+        }
+    }
+
+    fn number(&mut self) -> Result<u64> {
+        self.text()?.parse().map_err(|_| self.unexpected("what is no number"))
+    }
+
+    fn unexpected(&self, what: &str) -> Error {
+        Error::Unexpected { database: self.of.shown(), what: format!("a row of {} has {what}", self.table) }
+    }
+}
+
+impl Sqlite {
+    /// The names of the columns and the rows of a query.
+    pub(super) fn query(&self, sql: &str) -> Result<(Vec<String>, Vec<Row>)> {
+        let read = || {
+            let mut query = self.conn.prepare(sql)?;
+            let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
+            let mut rows = query.query([])?;
+            let mut all = Vec::new();
+            while let Some(row) = rows.next()? {
+                all.push((0..names.len()).map(|n| Ok(show(row.get_ref(n)?))).collect::<rusqlite::Result<Row>>()?);
+            }
+            Ok((names, all))
+        };
+        read().map_err(self.fail("cannot be read"))
     }
 
     /// One compare-and-set. `table` and `column` are ours, never the operator's.
@@ -111,7 +179,7 @@ impl Sqlite {
         let changed = self
             .conn
             .prepare(&sql)
-            .and_then(|mut update| update.execute(params![id, old, new]))
+            .and_then(|mut update| update.execute(params_from_iter([Some(id), old, new])))
             .map_err(self.fail(format!("cannot write {table}.{column} of {id}")))?;
         Ok(changed == 1)
     }
@@ -121,13 +189,18 @@ impl Sqlite {
     }
 
     pub(super) fn fingerprint(&self) -> Result<String> {
-        fingerprint(&self.conn).map_err(self.fail("cannot read all rows"))
+        fingerprint(&self.conn).map_err(self.fail("cannot be read"))
     }
 }
 
-/// The result of a `count()`.
-fn count(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column).map(i64::unsigned_abs)
+/// A value as text. SQLite keeps what it is given: bytes where text is expected are what Python 3 wrote as such.
+pub(super) fn show(value: ValueRef<'_>) -> Option<String> {
+    match value {
+        ValueRef::Null => None,
+        ValueRef::Integer(n) => Some(n.to_string()),
+        ValueRef::Real(x) => Some(x.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+    }
 }
 
 /// Rows per table, `alembic_version` included.
@@ -138,7 +211,7 @@ pub(super) fn row_counts(conn: &Connection) -> rusqlite::Result<BTreeMap<String,
     while let Some(row) = tables.next()? {
         let table: String = row.get(0)?;
         let sql = format!("SELECT count(*) FROM {}", quoted(&table));
-        counts.insert(table, conn.query_row(&sql, [], |row| count(row, 0))?);
+        counts.insert(table, conn.query_row(&sql, [], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))?);
     }
     Ok(counts)
 }

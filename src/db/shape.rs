@@ -15,6 +15,8 @@ use rusqlite::Connection;
 
 /// Where alembic keeps the revision.
 pub(super) const LEDGER: &str = "alembic_version";
+/// Our own lock where the server has none that holds on all its nodes. It is no part of Barbican's schema.
+pub(super) const LOCK: &str = "keymgr_upgrade_lock";
 
 /// A schema: tables by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,10 +34,14 @@ pub struct Table {
     pub columns: BTreeMap<String, Column>,
     /// The columns of the primary key, in its order.
     pub primary_key: Vec<String>,
+    /// The name of the primary key, where the dialect has one.
+    pub primary_key_name: Option<String>,
     /// Indexes and unique constraints, the primary key's own index excepted.
     pub indexes: Vec<Index>,
     /// References to other tables.
     pub foreign_keys: BTreeSet<ForeignKey>,
+    /// The names of the references, where the dialect has them: one that is there twice has two.
+    pub foreign_key_names: Vec<(String, ForeignKey)>,
 }
 
 /// A column.
@@ -90,9 +96,10 @@ impl Shape {
         Ok(shape)
     }
 
-    /// The same without `alembic_version`.
+    /// The same without `alembic_version` and our lock.
     pub(super) fn without_ledger(mut self) -> Self {
         self.tables.remove(LEDGER);
+        self.tables.remove(LOCK);
         self
     }
 

@@ -6,7 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::Error;
 
 /// The three databases Barbican runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dialect {
     /// A file; SQLAlchemy's `sqlite`.
     Sqlite,

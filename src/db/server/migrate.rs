@@ -1,0 +1,238 @@
+//! Migrating a database on a server: statement by statement, each only where the live schema says that it is not done yet.
+//!
+//! PostgreSQL runs all of it in one transaction. MySQL and MariaDB commit at every statement: there a migration that stopped between any two of
+//! them, ours or one of Barbican's own tools, is taken up where it is, if it leads to a known schema from there.
+use std::time::Instant;
+
+use super::Server;
+use crate::{
+    crash,
+    db::{
+        Dialect, Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
+        chain::Revision,
+        guard::{Guard, Guarded, Place, Verdict},
+        inventory,
+        known::Known,
+        precondition,
+    },
+};
+
+/// What a migration would do.
+struct Way {
+    /// The statements, revision by revision.
+    statements: Vec<(String, Vec<String>)>,
+    /// The schema that it would end in.
+    end: Shape,
+}
+
+impl Server {
+    pub(in crate::db) fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
+        let mut way = self.way(self.shape()?, between(from, to)?)?;
+        for (revision, statements) in &mut way.statements {
+            statements.push(format!("UPDATE alembic_version SET version_num = '{revision}'"));
+        }
+        Ok(way.statements)
+    }
+
+    pub(in crate::db) fn preconditions(
+        &self,
+        from: Option<&str>,
+        to: &str,
+        orphans: Orphans,
+    ) -> Result<Vec<Offence>> {
+        let ask = |_: &_, query: &str| self.wire.names_and_rows(query);
+        precondition::offences(self.wire.dialect(), &self.shape()?, between(from, to)?, orphans, ask)
+    }
+
+    pub(in crate::db) fn migrate(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
+        let revisions = between(from, to)?;
+        if self.wire.dialect() == Dialect::Mysql {
+            return self.migrate_inside(from, to, revisions, orphans);
+        }
+        self.patiently(|| {
+            self.begin()?;
+            let done = self.migrate_inside(from, to, revisions, orphans).and_then(|done| {
+                self.commit()?;
+                Ok(done)
+            });
+            if done.is_err() {
+                self.rollback();
+            }
+            done
+        })
+    }
+
+    fn migrate_inside(
+        &self,
+        from: Option<&str>,
+        to: &str,
+        revisions: &[Revision],
+        orphans: Orphans,
+    ) -> Result<Migrated> {
+        let mut live = self.check_start(from, to, revisions)?;
+        let mut done = Migrated { before: self.row_counts()?, ..Migrated::default() };
+        let offences = self.preconditions(from, to, orphans)?;
+        if !offences.is_empty() {
+            return Err(Error::Offences(offences));
+        }
+        for revision in revisions {
+            live = self.run(revision, live, orphans)?;
+            done.revisions.push(revision.id.clone());
+        }
+        let end = Known::at(to, self.wire.dialect())?.verify(&live);
+        if end.matches.is_none() {
+            return Err(Error::UnknownShape { revision: to.to_owned(), differences: end.differences });
+        }
+        done.after = self.row_counts()?;
+        let lost = inventory::lost_rows(&done.before, &done.after, revisions);
+        if !lost.is_empty() {
+            return Err(self.lost(to, lost));
+        }
+        Ok(done)
+    }
+
+    /// The ledger must say what the caller thinks, and the live schema, which is returned, must lead to a known one: also one that a migration
+    /// left half done, where all that is there fits.
+    fn check_start(&self, from: Option<&str>, to: &str, revisions: &[Revision]) -> Result<Shape> {
+        let expected = from.unwrap_or("no revision").to_owned();
+        let live = self.shape()?;
+        match (from, self.revision()?) {
+            (Some(id), Ledger::At(found)) if found == id => {}
+            (None, Ledger::NoTable | Ledger::Empty) => {
+                if let Some(table) = live.tables.keys().next() {
+                    let found = format!("an unknown one (no ledger, but a table {table})");
+                    return Err(Error::NotAt { expected, found });
+                }
+            }
+            (_, Ledger::At(found)) => return Err(Error::NotAt { expected, found }),
+            (Some(_), Ledger::NoTable | Ledger::Empty) => {
+                return Err(Error::NotAt { expected, found: "no revision".to_owned() });
+            }
+        }
+        let start = from.map(|id| Known::at(id, self.wire.dialect()).map(|k| k.verify(&live))).transpose()?;
+        let unknown = start.filter(|v| v.matches.is_none()).map(|v| v.differences);
+        let refuse = |differences| Error::UnknownShape { revision: expected.clone(), differences };
+        match (self.way(live.clone(), revisions), unknown) {
+            (Ok(way), unknown) => {
+                let end = Known::at(to, self.wire.dialect())?.verify(&way.end);
+                match (end.matches, unknown) {
+                    (Some(_), _) => Ok(live),
+                    (None, Some(start)) => Err(refuse(start)),
+                    (None, None) => Err(Error::UnknownShape { revision: to.to_owned(), differences: end.differences }),
+                }
+            }
+            (Err(why), _) => Err(why),
+        }
+    }
+
+    /// Whether the live schema is one known for `from`, or one from which the way to `to` is known: half-done migrations are.
+    pub(in crate::db) fn leads_to(&self, from: &str, to: &str) -> Result<()> {
+        self.check_start(Some(from), to, between(Some(from), to)?).map(drop)
+    }
+
+    /// What running `revisions` would do to `shape`, found without running them.
+    fn way(&self, mut shape: Shape, revisions: &[Revision]) -> Result<Way> {
+        let dialect = self.wire.dialect();
+        let mut statements = Vec::new();
+        for revision in revisions {
+            let known = Known::at(&revision.id, dialect)?;
+            let mut run = Vec::new();
+            for (place, guarded) in places(revision, &known, dialect) {
+                for name in judge(revision, guarded, &shape, place)? {
+                    run.push(guarded.sql.replace("{name}", &quoted(&name)));
+                    guarded.guard.apply(&mut shape, place);
+                }
+            }
+            statements.push((revision.id.clone(), run));
+        }
+        Ok(Way { statements, end: shape })
+    }
+
+    /// Runs one revision on the schema `live` and its ledger entry, proves that nothing was lost, and returns the new schema.
+    fn run(&self, revision: &Revision, live: Shape, orphans: Orphans) -> Result<Shape> {
+        let dialect = self.wire.dialect();
+        let known = Known::at(&revision.id, dialect)?;
+        let mut now = live.clone();
+        for (place, guarded) in places(revision, &known, dialect) {
+            // Rows that are in the way are put right on the operator's word only.
+            if matches!(guarded.guard, Guard::Tidy { .. }) && orphans == Orphans::Refuse {
+                continue;
+            }
+            let names = judge(revision, guarded, &now, place)?;
+            for name in &names {
+                self.execute(&guarded.sql.replace("{name}", &quoted(name)))?;
+            }
+            if !names.is_empty() && !guarded.guard.is_data() {
+                now = self.shape()?;
+            }
+        }
+        let lost = inventory::lost(&live, &now, revision);
+        if !lost.is_empty() {
+            return Err(self.lost(&revision.id, lost));
+        }
+        self.patiently(|| self.write_ledger(&revision.id))?;
+        Ok(now)
+    }
+
+    fn execute(&self, statement: &str) -> Result<()> {
+        let run = || self.wire.execute(statement).map(drop);
+        // In a transaction there is no second try of one statement.
+        if self.in_transaction.get() { run()? } else { self.patiently(run)? }
+        crash::point("statement run");
+        Ok(())
+    }
+
+    /// Tries again while others hold what is needed, as long as waiting is allowed. In between the others get their turn: whoever waits for a table
+    /// keeps everyone who comes later waiting too.
+    fn patiently<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            match work() {
+                Err(busy @ Error::LockTimeout { .. }) if !self.in_transaction.get() && start.elapsed() < self.wait => {
+                    log::warn!("{busy}; trying again");
+                    self.wire.query(match self.wire.dialect() {
+                        Dialect::Postgresql => "SELECT pg_sleep(1)",
+                        _ => "SELECT sleep(1)",
+                    })?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn lost(&self, revision: &str, lost: Vec<String>) -> Error {
+        let revision = revision.to_owned();
+        if self.in_transaction.get() { Error::Lost { revision, lost } } else { Error::LostForGood { revision, lost } }
+    }
+}
+
+/// Each statement of a revision with where it stands.
+fn places<'a>(
+    revision: &'a Revision,
+    known: &'a Known,
+    dialect: Dialect,
+) -> impl Iterator<Item = (Place<'a>, &'a Guarded)> {
+    let statements = revision.guarded(dialect);
+    statements.iter().enumerate().map(move |(n, guarded)| {
+        let later = statements.get(n + 1..).unwrap_or_default();
+        (Place { dialect, known, later }, guarded)
+    })
+}
+
+/// The names to run a statement for; none if it is done.
+fn judge(revision: &Revision, guarded: &Guarded, live: &Shape, place: Place<'_>) -> Result<Vec<String>> {
+    match guarded.guard.judge(live, place) {
+        Verdict::Run(names) => Ok(names),
+        Verdict::Done => Ok(Vec::new()),
+        Verdict::Stop(why) => Err(Error::InTheWay {
+            revision: revision.id.clone(),
+            statement: guarded.sql.lines().next().unwrap_or_default().to_owned(),
+            why,
+        }),
+    }
+}
+
+/// A name as SQL writes it; MySQL does so too in the sql_mode that we set.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,272 @@
+//! A database on a PostgreSQL or MySQL/MariaDB server: ledger, shape, transactions.
+mod migrate;
+
+use std::{cell::Cell, collections::BTreeMap, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog,
+    known::Known,
+    position,
+    shape::LOCK,
+    wire::{Row, Wire},
+};
+use crate::crash;
+
+/// How alembic creates its table today. An older one, without the key, is kept as found.
+const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, \
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))";
+/// What our own session calls itself where the server shows sessions.
+const APPLICATION: &str = "keymgr-upgrade";
+/// How long one statement waits for a table that others use before it lets them pass and tries again, in seconds.
+const LOCK_WAIT: u64 = 5;
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) wire: Wire,
+    /// How long to wait for locks in all.
+    wait: Duration,
+    in_transaction: Cell<bool>,
+}
+
+impl Server {
+    pub(super) fn open(url: &Url, access: Access, wait: Duration) -> Result<Self> {
+        let wire = Wire::connect(url, APPLICATION, wait)?;
+        let limit = LOCK_WAIT.min(wait.as_secs().max(1));
+        match (wire.dialect(), access) {
+            (Dialect::Postgresql, Access::ReadOnly) => {
+                wire.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")?;
+            }
+            (_, Access::ReadOnly) => {
+                wire.execute("SET SESSION TRANSACTION READ ONLY")?;
+            }
+            (Dialect::Postgresql, Access::ReadWrite) => {}
+            (_, Access::ReadWrite) => {
+                wire.execute(&format!("SET SESSION innodb_lock_wait_timeout = {limit}"))?;
+            }
+        }
+        match wire.dialect() {
+            Dialect::Postgresql => wire.execute(&format!("SET lock_timeout = '{limit}s'"))?,
+            _ => wire.execute(&format!("SET SESSION lock_wait_timeout = {limit}"))?,
+        };
+        Ok(Self { wire, wait, in_transaction: Cell::new(false) })
+    }
+
+    pub(super) fn revision(&self) -> Result<Ledger> {
+        let there = match self.wire.dialect() {
+            Dialect::Postgresql => {
+                "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = current_schema() AND c.relname = 'alembic_version'"
+            }
+            _ => {
+                "SELECT 1 FROM information_schema.tables \
+                 WHERE table_schema = DATABASE() AND table_name = 'alembic_version'"
+            }
+        };
+        if self.wire.query(there)?.is_empty() {
+            return Ok(Ledger::NoTable);
+        }
+        let rows = self.wire.query("SELECT version_num FROM alembic_version ORDER BY 1")?;
+        let ids: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        match ids.as_slice() {
+            [] => Ok(Ledger::Empty),
+            [id] => position(id).map(|_| Ledger::At(id.clone())),
+            _ => Err(Error::TwoHeads(ids)),
+        }
+    }
+
+    pub(super) fn shape(&self) -> Result<Shape> {
+        Ok(catalog::read(&self.wire)?.without_ledger())
+    }
+
+    pub(super) fn verify(&self, revision: &str) -> Result<Verification> {
+        Ok(Known::at(revision, self.wire.dialect())?.verify(&self.shape()?))
+    }
+
+    pub(super) fn stamp(&self, revision: &str, proof: Proof) -> Result<()> {
+        // An unknown revision is what stamping may mend; two of them it cannot.
+        if let Err(two @ Error::TwoHeads(_)) = self.revision() {
+            return Err(two);
+        }
+        let verification = self.verify(revision)?;
+        if proof == Proof::Verified && verification.matches.is_none() {
+            return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
+        }
+        if self.revision().is_ok_and(|now| now == Ledger::At(revision.to_owned())) {
+            return Ok(());
+        }
+        self.begin()?;
+        let written = self.write_ledger(revision).and_then(|_| self.commit());
+        if written.is_err() {
+            self.rollback();
+        }
+        written
+    }
+
+    /// Writes the one row of `alembic_version`, which is created where absent, and says which statements did it.
+    fn write_ledger(&self, revision: &str) -> Result<Vec<String>> {
+        let insert = format!("INSERT INTO alembic_version (version_num) VALUES ('{revision}')");
+        let statements = match self.revision() {
+            Ok(Ledger::NoTable) => vec![CREATE_LEDGER.to_owned(), insert],
+            Ok(Ledger::Empty) => vec![insert],
+            Ok(Ledger::At(_)) | Err(Error::UnknownRevision(_)) => {
+                vec![format!("UPDATE alembic_version SET version_num = '{revision}'")]
+            }
+            Err(other) => return Err(other),
+        };
+        for statement in &statements {
+            self.wire.execute(statement)?;
+        }
+        Ok(statements)
+    }
+
+    /// Starts a transaction.
+    pub(super) fn begin(&self) -> Result<()> {
+        self.wire.execute(match self.wire.dialect() {
+            Dialect::Postgresql => "BEGIN",
+            _ => "START TRANSACTION",
+        })?;
+        self.in_transaction.set(true);
+        crash::point("transaction begun");
+        Ok(())
+    }
+
+    /// Commits.
+    pub(super) fn commit(&self) -> Result<()> {
+        crash::point("to commit");
+        let done = self.wire.execute("COMMIT");
+        if done.is_ok() {
+            self.in_transaction.set(false);
+            crash::point("committed");
+        } else {
+            self.rollback();
+        }
+        done.map(drop)
+    }
+
+    /// Undoes the open transaction, as the server does by itself when the connection ends.
+    pub(super) fn rollback(&self) {
+        if self.in_transaction.replace(false)
+            && let Err(e) = self.wire.execute("ROLLBACK")
+        {
+            log::warn!("{}: cannot roll back: {e}", self.wire.url());
+        }
+    }
+
+    /// Rows per table, `alembic_version` included.
+    pub(super) fn row_counts(&self) -> Result<BTreeMap<String, u64>> {
+        let shape = catalog::read(&self.wire)?;
+        let mut counts = BTreeMap::new();
+        for table in shape.tables.into_keys().filter(|t| t != LOCK) {
+            let rows = self.wire.query(&format!("SELECT count(*) FROM \"{table}\""))?;
+            counts.insert(table, number(&rows).unwrap_or_default());
+        }
+        Ok(counts)
+    }
+
+    /// SHA-256 over schema and rows, all of one moment. The digest of a table is the sum of those of its rows, so that no order matters, of which a
+    /// server's collations would decide; each value carries its length, so no two contents run together.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let own = !self.in_transaction.get();
+        if own {
+            match self.wire.dialect() {
+                Dialect::Postgresql => {
+                    self.wire.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
+                }
+                _ => {
+                    self.wire.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")?;
+                    self.wire.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")?;
+                }
+            }
+        }
+        let digest = self.digest();
+        if own {
+            self.wire.execute("ROLLBACK")?;
+        }
+        digest
+    }
+
+    fn digest(&self) -> Result<String> {
+        let shape = catalog::read(&self.wire)?;
+        let mut all = Sha256::new();
+        for (name, table) in shape.tables.iter().filter(|(t, _)| *t != LOCK) {
+            all.update(table.canonical(name));
+            let columns: Vec<String> = table.columns.keys().map(|c| format!("\"{c}\"")).collect();
+            let mut sum = [0_u8; 32];
+            let mut rows = 0_u64;
+            self.wire.each(&format!("SELECT {} FROM \"{name}\"", columns.join(", ")), &mut |row| {
+                let mut hash = Sha256::new();
+                for value in row {
+                    hash.update([u8::from(value.is_some())]);
+                    let bytes = value.unwrap_or_default();
+                    hash.update((bytes.len() as u64).to_be_bytes());
+                    hash.update(bytes);
+                }
+                add(&mut sum, &hash.finalize());
+                rows += 1;
+                Ok(())
+            })?;
+            all.update(rows.to_be_bytes());
+            all.update(sum);
+        }
+        Ok(all.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// One compare-and-set, byte by byte. `table` and `column` are ours, never the operator's.
+    pub(super) fn replace(
+        &self,
+        table: &str,
+        column: &str,
+        id: &str,
+        old: Option<&str>,
+        new: Option<&str>,
+    ) -> Result<bool> {
+        let same = match self.wire.dialect() {
+            Dialect::Postgresql => format!("\"{column}\" IS NOT DISTINCT FROM ?"),
+            _ => format!("CAST(\"{column}\" AS BINARY) <=> CAST(? AS BINARY)"),
+        };
+        let sql = format!("UPDATE \"{table}\" SET \"{column}\" = ? WHERE id = ? AND {same}");
+        Ok(self.wire.execute_with(&sql, &[new, Some(id), old])? == 1)
+    }
+
+    /// Runs a query of ours whose texts all dialects read alike.
+    pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
+        self.wire.query(sql)
+    }
+}
+
+fn number(rows: &[Row]) -> Option<u64> {
+    rows.first()?.first()?.as_deref()?.parse().ok()
+}
+
+/// `sum += addend`, both big-endian, modulo 2^256.
+fn add(sum: &mut [u8; 32], addend: &[u8]) {
+    let mut carry = 0_u16;
+    for (s, a) in sum.iter_mut().zip(addend).rev() {
+        let digit = u16::from(*s) + u16::from(*a) + carry;
+        [_, *s] = digit.to_be_bytes();
+        carry = digit >> 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_carry_over_and_do_not_depend_on_order() {
+        let (mut one, mut other) = ([0_u8; 32], [0_u8; 32]);
+        let rows = [[0xff_u8; 32], [0x01; 32], [0x80; 32]];
+        rows.iter().for_each(|r| add(&mut one, r));
+        rows.iter().rev().for_each(|r| add(&mut other, r));
+        assert_eq!(one, other);
+        let mut sum = [0_u8; 32];
+        sum[31] = 0xff;
+        let mut step = [0_u8; 32];
+        step[31] = 1;
+        add(&mut sum, &step);
+        assert_eq!((sum[30], sum[31]), (1, 0));
+    }
+}
