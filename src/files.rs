@@ -82,6 +82,12 @@ impl Root {
         &self.path
     }
 
+    /// A path of this host as it is inside the root: an image may be moved while a run waits.
+    #[must_use]
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(self.path()).map_or_else(|_| path.to_owned(), |p| Path::new("/").join(p))
+    }
+
     /// Whether this is the running host itself, not an image.
     #[must_use]
     pub fn is_host(&self) -> bool {

@@ -249,6 +249,11 @@ fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
     match (&facts.ledger, &facts.verification) {
         (Ledger::At(revision), Some(v)) => match &v.matches {
             Some(name) => all.push(Finding::ok("schema", format!("{revision}, {name}"))),
+            None if v.half_done.is_some() => {
+                let next = v.half_done.as_deref().unwrap_or_default();
+                let title = format!("a migration to {next} was begun and not finished; it is taken up where it stopped");
+                all.push(Finding::warn("schema-half-done", title).evidence(v.differences.clone()));
+            }
             None => {
                 let title = format!("the schema is not one known for revision {revision}");
                 let finding = Finding::fail("schema", title).evidence(v.differences.clone());

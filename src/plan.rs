@@ -41,7 +41,7 @@ pub struct Plan {
     pub kind: Kind,
     /// Barbican's main configuration file, inside the root.
     pub config_file: PathBuf,
-    /// The database that the run is about, without a password, and where it is inside the root.
+    /// The database that the run is about, without a password, and where it is: a path inside the root, or server and name.
     pub database: (String, PathBuf),
     /// The release the data is at, by its id; empty where it does not matter.
     pub from: String,
@@ -61,7 +61,7 @@ impl Plan {
             format: 1,
             kind,
             config_file: host.settings.config_file.clone(),
-            database: (site.shown(), site.path().map(|p| inside(host, p)).unwrap_or_default()),
+            database: (site.shown(), site.place(&host.root)),
             from: String::new(),
             to: String::new(),
             path: Vec::new(),
@@ -74,7 +74,7 @@ impl Plan {
     /// # Errors
     /// If it leads to another one: the files were changed meanwhile, or another configuration is named.
     pub fn same_database(&self, host: &Host, site: &Site) -> Result<()> {
-        let path = inside(host, site.path()?);
+        let path = site.place(&host.root);
         if path != self.database.1 {
             bail!(
                 "the run is about database {}, but the configuration now leads to {}: put it back as it was",
@@ -119,11 +119,6 @@ impl Plan {
         }
         Ok(plan)
     }
-}
-
-/// A path of this host as it is inside the root: an image may be moved while a run waits.
-fn inside(host: &Host, path: &Path) -> PathBuf {
-    path.strip_prefix(host.root.path()).map_or_else(|_| path.to_owned(), |p| Path::new("/").join(p))
 }
 
 /// A file that the plan edits.

@@ -142,11 +142,19 @@ fn offences(session: &Session, deployment: &mut Deployment, draft: Option<&Draft
     let hops: Vec<_> = hops.collect();
     let (Some((from, _)), Some((_, to))) = (hops.first(), hops.last()) else { return Ok(Vec::new()) };
     let verified = deployment.database.as_ref().ok().and_then(|d| d.verification.as_ref());
-    if verified.is_none_or(|v| v.matches.is_none()) {
+    if verified.is_none_or(|v| v.matches.is_none() && v.half_done.is_none()) {
         // Queries are written for known shapes; the shape is a finding of its own.
         return Ok(Vec::new());
     }
     let database = deployment.site.open(Access::ReadOnly)?;
+    if let Err(obstacle) = database.leads_to(from, to) {
+        return Ok(vec![Offence {
+            id: "schema-in-the-way".to_owned(),
+            title: "something is in the way of the migration".to_owned(),
+            rows: vec![obstacle.to_string()],
+            remedy: "see who made it and why; rename or remove it".to_owned(),
+        }]);
+    }
     let orphans = match session.host.settings.orphans {
         settings::Orphans::Refuse => Orphans::Refuse,
         settings::Orphans::Null => Orphans::Null,

@@ -41,7 +41,7 @@ impl Known {
         let (leftovers, differences): (Vec<String>, Vec<String>) = all.into_iter().partition(|d| self.explains(d));
         let name = if leftovers.is_empty() { "a fresh installation" } else { "migrated by Barbican's own tools" };
         let matches = differences.is_empty().then(|| name.to_owned());
-        Verification { matches, differences, leftovers, extras }
+        Verification { matches, differences, leftovers, half_done: None, extras }
     }
 
     /// The differences of one table that nothing explains.
@@ -90,10 +90,10 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
                 collisions(live, shape, revision, &mut differences, &mut extras)?;
             }
             if differences.is_empty() {
-                return Ok(Verification { matches: Some(name.clone()), differences, leftovers: Vec::new(), extras });
+                return Ok(Verification { matches: Some(name.clone()), differences, extras, ..Verification::default() });
             }
             if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
-                nearest = Some(Verification { matches: None, differences, leftovers: Vec::new(), extras });
+                nearest = Some(Verification { matches: None, differences, extras, ..Verification::default() });
             }
         }
     }

@@ -77,6 +77,8 @@ pub struct Verification {
     pub differences: Vec<String>,
     /// Differences from a fresh installation that are known and harmless.
     pub leftovers: Vec<String>,
+    /// The next revision, where the schema is what a migration to it that stopped half-way left behind, and leads on.
+    pub half_done: Option<String>,
     /// What is there besides (tables, indexes, views, triggers of the operator's own): no obstacle.
     pub extras: Vec<String>,
 }
@@ -237,6 +239,14 @@ impl Database {
         match &self.inner {
             Inner::Sqlite(sqlite) => sqlite.path.display().to_string(),
             Inner::Server(server) => server.wire.url().to_owned(),
+        }
+    }
+
+    /// How much room it takes, in bytes, as the file system or the server's catalog says.
+    pub fn size(&self) -> Result<u64> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.size(),
+            Inner::Server(server) => server.size(),
         }
     }
 

@@ -91,6 +91,10 @@ impl Sqlite {
         }
     }
 
+    pub(super) fn size(&self) -> Result<u64> {
+        Ok(fs::metadata(&self.path).map_err(|e| error::io(&self.path, "cannot be looked at", e))?.len())
+    }
+
     pub(super) fn shape(&self) -> Result<Shape> {
         let shape = Shape::read(&self.conn).map_err(self.fail("cannot read the schema"))?;
         Ok(shape.without_ledger())

@@ -200,6 +200,19 @@ impl Url {
         (self.dialect == Dialect::Sqlite).then(|| PathBuf::from(&self.database))
     }
 
+    /// Server and database, the same for every way to spell them: `//host:port/database`. For SQLite the path as written.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let default = match self.dialect {
+            Dialect::Sqlite => return self.database.clone(),
+            Dialect::Postgresql => 5432,
+            Dialect::Mysql => 3306,
+        };
+        let param = |name: &str| self.params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let host = self.host.as_deref().or_else(|| param("host")).or_else(|| param("unix_socket")).unwrap_or("localhost");
+        format!("//{host}:{}/{}", self.port.unwrap_or(default), self.database)
+    }
+
     /// The user name, percent-decoded.
     #[must_use]
     pub fn user(&self) -> Option<&str> {

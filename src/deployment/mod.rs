@@ -246,14 +246,13 @@ fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
         Ledger::At(revision) => Some(database.verify(revision)?),
         Ledger::NoTable | Ledger::Empty => None,
     };
-    let size = std::fs::metadata(site.path()?).context("the size of the database")?.len();
     Ok(DatabaseFacts {
         shown: site.shown(),
         dialect: database.dialect(),
         ledger,
         verification,
         rows: database.row_counts()?,
-        size,
+        size: database.size()?,
     })
 }
 

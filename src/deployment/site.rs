@@ -68,7 +68,8 @@ impl Site {
     pub fn load(host: &Host, config: &Config, release: &Release) -> Result<Self> {
         let url = database_url(config, release)?;
         let path = match &url {
-            Some(url) => sqlite_path(&host.root, url).map_err(|e| format!("{e:#}")),
+            Some(url) if url.dialect() == Dialect::Sqlite => sqlite_path(&host.root, url).map_err(|e| format!("{e:#}")),
+            Some(url) => Err(format!("{url}: not an SQLite file")),
             None => {
                 Err("no database is configured: neither [database] connection nor [DEFAULT] sql_connection".to_owned())
             }
@@ -81,10 +82,24 @@ impl Site {
         Ok(Self { url, path, wait, token, keys, services, token_failed: None })
     }
 
-    /// Whether a database is configured and its file is there.
+    /// Whether a database is configured and, for a file, is there.
     #[must_use]
     pub fn has_database(&self) -> bool {
-        self.path.is_ok()
+        self.path.is_ok() || self.on_server()
+    }
+
+    fn on_server(&self) -> bool {
+        self.url.as_ref().is_some_and(|url| url.dialect() != Dialect::Sqlite)
+    }
+
+    /// Where the database is, however the URL spells it: the file inside the root, or server and name. Empty where none is within reach.
+    #[must_use]
+    pub fn place(&self, root: &Root) -> PathBuf {
+        match (&self.url, &self.path) {
+            (_, Ok(path)) => root.inside(path),
+            (Some(url), _) if self.on_server() => url.place().into(),
+            _ => PathBuf::new(),
+        }
     }
 
     /// The database, without a password.
@@ -126,10 +141,8 @@ impl Site {
     /// If it cannot be opened; never creates one.
     pub fn open(&self, access: Access) -> Result<Database> {
         let url = self.url.as_ref().context("no database is configured")?;
-        if url.dialect() != Dialect::Sqlite {
-            return Ok(Database::open(url, Path::new(""), access, self.wait)?);
-        }
-        Ok(Database::open(url, self.path()?, access, self.wait)?)
+        let path = if self.on_server() { Path::new("") } else { self.path()? };
+        Ok(Database::open(url, path, access, self.wait)?)
     }
 
     /// Undoes what a killed process left unfinished in the database.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{self, Access, Database, Ledger};
+use crate::db::{self, Access, Database, Dialect, Ledger};
 use crate::files::digest;
 use crate::journal::private;
 use crate::settings::Orphans;
@@ -131,6 +131,9 @@ pub(super) fn observe(context: &mut Context<'_>, from: &str, to: &str) -> Result
         Ok(Observed::Before)
     } else if place(&now)? >= place(to)? {
         Ok(Observed::After(format!("revision {now}")))
+    } else if database.dialect() == Dialect::Mysql && place(&now)? > place(from)? {
+        // Each revision is written to alembic_version as soon as it is done: a run that stopped half-way goes on from there.
+        Ok(Observed::Before)
     } else {
         Ok(Observed::Foreign(format!(
             "the database is at revision {now}, neither {from} nor {to}: somebody else migrates it; see what, then plan again"
@@ -153,6 +156,8 @@ pub(super) fn apply(context: &mut Context<'_>, from: &str, to: &str) -> Result<(
         Orphans::Null => db::Orphans::Null,
     };
     let mut database = context.site.open(Access::ReadWrite)?;
+    let now = revision(&database)?;
+    let from = if database.dialect() == Dialect::Mysql { &now } else { from };
     let migrated = database.migrate(Some(from), to, orphans)?;
     for dangling in &migrated.dangling {
         log::warn!("reference to nowhere, as before: {dangling}");

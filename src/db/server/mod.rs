@@ -6,7 +6,7 @@ use std::{cell::Cell, collections::BTreeMap, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog,
+    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain,
     known::Known,
     position,
     shape::LOCK,
@@ -77,12 +77,33 @@ impl Server {
         }
     }
 
+    pub(super) fn size(&self) -> Result<u64> {
+        let rows = self.wire.query(match self.wire.dialect() {
+            Dialect::Postgresql => {
+                "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relkind = 'r'"
+            }
+            _ => {
+                "SELECT CAST(coalesce(sum(data_length + index_length), 0) AS UNSIGNED) FROM information_schema.tables \
+                 WHERE table_schema = DATABASE()"
+            }
+        })?;
+        Ok(number(&rows).unwrap_or_default())
+    }
+
     pub(super) fn shape(&self) -> Result<Shape> {
         Ok(catalog::read(&self.wire)?.without_ledger())
     }
 
     pub(super) fn verify(&self, revision: &str) -> Result<Verification> {
-        Ok(Known::at(revision, self.wire.dialect())?.verify(&self.shape()?))
+        let mut verification = Known::at(revision, self.wire.dialect())?.verify(&self.shape()?);
+        if verification.matches.is_none()
+            && let Some(next) = chain().get(position(revision)? + 1)
+            && self.leads_to(revision, &next.id).is_ok()
+        {
+            verification.half_done = Some(next.id.clone());
+        }
+        Ok(verification)
     }
 
     pub(super) fn stamp(&self, revision: &str, proof: Proof) -> Result<()> {
