@@ -149,6 +149,90 @@ pub enum Error {
         /// The backup.
         backup: PathBuf,
     },
+    /// No server could be reached: refused, no route, no such host, or no answer in time.
+    #[error("{url}: the server cannot be reached: {why}")]
+    Unreachable {
+        /// The URL, password masked.
+        url: String,
+        /// What stood in the way.
+        why: String,
+    },
+    /// The server does not let this user in.
+    #[error(
+        "{url}: the server refuses user {user}: {why}: check user and password of the URL, and what the server allows this host"
+    )]
+    LoginRefused {
+        /// The URL, password masked.
+        url: String,
+        /// The user.
+        user: String,
+        /// What the server says.
+        why: String,
+    },
+    /// The server has no such database.
+    #[error("{url}: the server has no database {database}: create it, or correct the URL")]
+    NoSuchDatabase {
+        /// The URL, password masked.
+        url: String,
+        /// The database.
+        database: String,
+    },
+    /// No TLS as the URL asks for it.
+    #[error("{url}: no TLS connection: {why}")]
+    Tls {
+        /// The URL, password masked.
+        url: String,
+        /// What stood in the way.
+        why: String,
+    },
+    /// The server, or the network, went away in the middle of work. What the last statement did is not known.
+    #[error("{url}: the connection was lost ({doing}): {why}: run it again once the server answers")]
+    ConnectionLost {
+        /// The URL, password masked.
+        url: String,
+        /// The statement, literals masked.
+        doing: String,
+        /// What was seen.
+        why: String,
+    },
+    /// Another session held a lock for too long, or the two waited for each other.
+    #[error("{url}: another session holds a lock that is needed ({doing}): stop what uses the database")]
+    LockTimeout {
+        /// The URL, password masked.
+        url: String,
+        /// The statement, literals masked.
+        doing: String,
+    },
+    /// The user lacks a privilege.
+    #[error("{url}: the user may not do this ({doing}): {why}: grant it, or name a user who may")]
+    Denied {
+        /// The URL, password masked.
+        url: String,
+        /// The statement, literals masked.
+        doing: String,
+        /// What the server says.
+        why: String,
+    },
+    /// The server has no room left.
+    #[error("{url}: the server's disk is full ({doing}): make room there")]
+    ServerDisk {
+        /// The URL, password masked.
+        url: String,
+        /// The statement, literals masked.
+        doing: String,
+    },
+    /// Any other answer of the server.
+    #[error("{url}: {doing}: {message} ({code})")]
+    Server {
+        /// The URL, password masked.
+        url: String,
+        /// The statement, literals masked.
+        doing: String,
+        /// SQLSTATE of PostgreSQL, error number of MySQL.
+        code: String,
+        /// What the server says, without values of rows.
+        message: String,
+    },
 }
 
 /// The result of every function of this module.

@@ -10,6 +10,8 @@ mod rows;
 mod shape;
 mod sqlite;
 mod url;
+#[cfg_attr(not(test), expect(dead_code, reason = "the code that uses it comes next"))]
+mod wire;
 
 use std::{
     collections::BTreeMap,
