@@ -251,7 +251,8 @@ fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
             Some(name) => all.push(Finding::ok("schema", format!("{revision}, {name}"))),
             None if v.half_done.is_some() => {
                 let next = v.half_done.as_deref().unwrap_or_default();
-                let title = format!("a migration to {next} was begun and not finished; it is taken up where it stopped");
+                let title =
+                    format!("a migration to {next} was begun and not finished; it is taken up where it stopped");
                 all.push(Finding::warn("schema-half-done", title).evidence(v.differences.clone()));
             }
             None => {

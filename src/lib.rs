@@ -28,3 +28,8 @@ pub mod systemd;
 pub mod time;
 pub mod ui;
 pub mod units;
+
+/// Private servers for the unit tests, as the integration tests have them.
+#[cfg(test)]
+#[path = "../tests/it/servers.rs"]
+mod servers;

@@ -211,8 +211,12 @@ mod tests {
     #[test]
     fn types_and_defaults_are_spelled_as_sqlites() {
         let types = ["character varying(36)", "boolean", "timestamp without time zone", "integer", "enum(11)", "text"];
-        assert_eq!(types.map(postgresql_type), ["VARCHAR(36)", "BOOLEAN", "DATETIME", "INTEGER", "VARCHAR(11)", "TEXT"]);
-        let types = ["varchar(36)", "tinyint(1)", "datetime", "int(11)", "int", "enum('generic','certificate')", "char(64)"];
+        assert_eq!(
+            types.map(postgresql_type),
+            ["VARCHAR(36)", "BOOLEAN", "DATETIME", "INTEGER", "VARCHAR(11)", "TEXT"]
+        );
+        let types =
+            ["varchar(36)", "tinyint(1)", "datetime", "int(11)", "int", "enum('generic','certificate')", "char(64)"];
         let same = ["VARCHAR(36)", "BOOLEAN", "DATETIME", "INTEGER", "INTEGER", "VARCHAR(11)", "CHAR(64)"];
         assert_eq!(types.map(mysql_type), same);
         let of = |dialect, declared: &str, text| default(dialect, declared, text).unwrap_or_default();

@@ -86,7 +86,9 @@ impl Leftover {
         match self.difference.split_once('*') {
             None => self.difference == difference,
             Some((start, end)) => {
-                difference.len() >= start.len() + end.len() && difference.starts_with(start) && difference.ends_with(end)
+                difference.len() >= start.len() + end.len()
+                    && difference.starts_with(start)
+                    && difference.ends_with(end)
             }
         }
     }

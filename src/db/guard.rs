@@ -4,7 +4,12 @@
 //! MySQL and MariaDB commit at every statement, so a migration may have stopped between any two of them, ours or Barbican's own. Before each
 //! statement its guard is judged against the live schema: to be run, done already, or in the way, which stops the migration with the name of
 //! the thing. The same guards, applied to a copy of the live shape, tell beforehand where a migration would end.
-use super::{Dialect, Shape, chain::Renames, known::Known, shape::{Column, ForeignKey, Index, Table}};
+use super::{
+    Dialect, Shape,
+    chain::Renames,
+    known::Known,
+    shape::{Column, ForeignKey, Index, Table},
+};
 
 /// A statement and its guard.
 #[derive(Clone, Debug)]
@@ -17,23 +22,76 @@ pub(super) struct Guarded {
 /// What a statement makes of the schema. Types are spelled as SQLite's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Guard {
-    MakeTable { table: String },
-    DropTable { table: String },
-    RenameTable { old: String, new: String },
-    MakeColumn { table: String, column: String, wanted: Column },
-    AlterColumn { table: String, column: String, wanted: Column },
-    RenameColumn { table: String, old: String, new: String },
-    DropColumn { table: String, column: String },
-    MakeKey { table: String, columns: Vec<String> },
-    DropKey { table: String },
-    MakeIndex { name: String, table: String, columns: Vec<String>, unique: bool },
-    DropIndex { table: String, columns: Vec<String>, unique: bool },
-    MakeReference { name: String, table: String, columns: Vec<String>, parent: String, references: Vec<String> },
-    DropReference { table: String, columns: Vec<String>, parent: String, references: Vec<String> },
+    MakeTable {
+        table: String,
+    },
+    DropTable {
+        table: String,
+    },
+    RenameTable {
+        old: String,
+        new: String,
+    },
+    MakeColumn {
+        table: String,
+        column: String,
+        wanted: Column,
+    },
+    AlterColumn {
+        table: String,
+        column: String,
+        wanted: Column,
+    },
+    RenameColumn {
+        table: String,
+        old: String,
+        new: String,
+    },
+    DropColumn {
+        table: String,
+        column: String,
+    },
+    MakeKey {
+        table: String,
+        columns: Vec<String>,
+    },
+    DropKey {
+        table: String,
+    },
+    MakeIndex {
+        name: String,
+        table: String,
+        columns: Vec<String>,
+        unique: bool,
+    },
+    DropIndex {
+        table: String,
+        columns: Vec<String>,
+        unique: bool,
+    },
+    MakeReference {
+        name: String,
+        table: String,
+        columns: Vec<String>,
+        parent: String,
+        references: Vec<String>,
+    },
+    DropReference {
+        table: String,
+        columns: Vec<String>,
+        parent: String,
+        references: Vec<String>,
+    },
     /// A data statement that writes one column from another and may run again as long as both are there.
-    Fill { table: String, column: String, from: (String, String) },
+    Fill {
+        table: String,
+        column: String,
+        from: (String, String),
+    },
     /// A data statement that may always run again.
-    Tidy { table: String },
+    Tidy {
+        table: String,
+    },
 }
 
 /// Whether a statement is to be run.

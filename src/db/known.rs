@@ -90,7 +90,12 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
                 collisions(live, shape, revision, &mut differences, &mut extras)?;
             }
             if differences.is_empty() {
-                return Ok(Verification { matches: Some(name.clone()), differences, extras, ..Verification::default() });
+                return Ok(Verification {
+                    matches: Some(name.clone()),
+                    differences,
+                    extras,
+                    ..Verification::default()
+                });
             }
             if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
                 nearest = Some(Verification { matches: None, differences, extras, ..Verification::default() });

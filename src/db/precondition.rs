@@ -38,7 +38,8 @@ fn stands(precondition: &Precondition, dialect: Dialect, orphans: Orphans) -> bo
 
 fn offence(precondition: &Precondition, names: &[String], rows: &[Vec<Option<String>>]) -> Offence {
     let show = |row: &Vec<Option<String>>| {
-        let fields = names.iter().zip(row).map(|(name, value)| format!("{name}={}", value.as_deref().unwrap_or("NULL")));
+        let fields =
+            names.iter().zip(row).map(|(name, value)| format!("{name}={}", value.as_deref().unwrap_or("NULL")));
         fields.collect::<Vec<_>>().join(", ")
     };
     Offence {

@@ -209,7 +209,8 @@ impl Url {
             Dialect::Mysql => 3306,
         };
         let param = |name: &str| self.params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        let host = self.host.as_deref().or_else(|| param("host")).or_else(|| param("unix_socket")).unwrap_or("localhost");
+        let host =
+            self.host.as_deref().or_else(|| param("host")).or_else(|| param("unix_socket")).unwrap_or("localhost");
         format!("//{host}:{}/{}", self.port.unwrap_or(default), self.database)
     }
 

@@ -21,6 +21,8 @@ mod proof;
 mod python_readers;
 mod real_barbican;
 mod safety;
+mod servers;
 mod sqlite_schema;
 mod starts;
 mod systemd;
+mod wire;

@@ -34,12 +34,7 @@ impl Server {
         Ok(way.statements)
     }
 
-    pub(in crate::db) fn preconditions(
-        &self,
-        from: Option<&str>,
-        to: &str,
-        orphans: Orphans,
-    ) -> Result<Vec<Offence>> {
+    pub(in crate::db) fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
         let ask = |_: &_, query: &str| self.wire.names_and_rows(query);
         precondition::offences(self.wire.dialect(), &self.shape()?, between(from, to)?, orphans, ask)
     }
@@ -177,7 +172,11 @@ impl Server {
     fn execute(&self, statement: &str) -> Result<()> {
         let run = || self.wire.execute(statement).map(drop);
         // In a transaction there is no second try of one statement.
-        if self.in_transaction.get() { run()? } else { self.patiently(run)? }
+        if self.in_transaction.get() {
+            run()?
+        } else {
+            self.patiently(run)?
+        }
         crash::point("statement run");
         Ok(())
     }

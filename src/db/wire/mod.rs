@@ -1,0 +1,187 @@
+//! A connection to PostgreSQL or MySQL/MariaDB that speaks text: every value as the server prints it.
+//!
+//! It knows the two drivers and nothing about Barbican. Both sessions are set up so that one text of SQL means the same
+//! in both: `"x"` quotes a name, `'x'` a string in which only `''` is special, `||` joins, times are UTC.
+mod mysql;
+mod postgresql;
+mod text;
+
+use std::{cell::RefCell, fmt, sync::mpsc, thread, time::Duration};
+
+use super::{Dialect, Error, Result, Url};
+
+/// One row: every value as the server prints it; NULL is `None`.
+pub(super) type Row = Vec<Option<String>>;
+
+/// What a statement answers.
+#[derive(Debug, Default)]
+struct Answer {
+    names: Vec<String>,
+    rows: Vec<Row>,
+    affected: u64,
+}
+
+/// An open connection. It is closed when dropped; an open transaction is then rolled back by the server.
+pub(super) struct Wire {
+    place: Place,
+    session: Session,
+}
+
+enum Session {
+    Postgresql(RefCell<postgresql::Session>),
+    Mysql(RefCell<mysql::Session>),
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({})", self.place.url)
+    }
+}
+
+/// What errors name.
+#[derive(Clone)]
+struct Place {
+    /// The URL, password masked.
+    url: String,
+    dialect: Dialect,
+    user: String,
+    database: String,
+}
+
+impl Wire {
+    /// Connects and sets the session up. `application` is how the server's own lists show it (`application_name`,
+    /// `program_name`); `wait` bounds all of it, looking the host up included.
+    pub(super) fn connect(url: &Url, application: &str, wait: Duration) -> Result<Self> {
+        let place = Place {
+            url: url.to_string(),
+            dialect: url.dialect(),
+            user: url.user().unwrap_or_default().to_owned(),
+            database: url.database().to_owned(),
+        };
+        let (url, application, at) = (url.clone(), application.to_owned(), place.clone());
+        let session = within(wait, &place, move || match at.dialect {
+            Dialect::Postgresql => {
+                postgresql::Session::open(&at, &url, &application, wait).map(|s| Session::Postgresql(RefCell::new(s)))
+            }
+            Dialect::Mysql => {
+                mysql::Session::open(&at, &url, &application, wait).map(|s| Session::Mysql(RefCell::new(s)))
+            }
+            Dialect::Sqlite => Err(Error::Url("a SQLite file is no server".to_owned())),
+        })?;
+        Ok(Self { place, session })
+    }
+
+    /// Which database it is.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.place.dialect
+    }
+
+    /// The URL, password masked: for errors.
+    pub(super) fn url(&self) -> &str {
+        &self.place.url
+    }
+
+    /// Runs one statement and returns its rows.
+    pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
+        Ok(self.run(sql, sql)?.rows)
+    }
+
+    /// Runs one statement with a value for every `?`, written as a text literal: the server takes it for the type
+    /// that stands on the other side, as it does with any literal.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the lock uses it"))]
+    pub(super) fn query_with(&self, sql: &str, params: &[Option<&str>]) -> Result<Vec<Row>> {
+        Ok(self.run(sql, &self.bind(sql, params)?)?.rows)
+    }
+
+    /// Runs one statement and returns the names of the columns and the rows.
+    pub(super) fn names_and_rows(&self, sql: &str) -> Result<(Vec<String>, Vec<Row>)> {
+        let answer = self.run(sql, sql)?;
+        Ok((answer.names, answer.rows))
+    }
+
+    /// Runs one SELECT and hands over row by row, in constant memory. `row` must not use this connection.
+    pub(super) fn each(&self, sql: &str, row: &mut dyn FnMut(&[Option<&[u8]>]) -> Result<()>) -> Result<()> {
+        match &self.session {
+            Session::Postgresql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),
+            Session::Mysql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),
+        }
+    }
+
+    /// Runs one statement and returns how many rows it affected: on MySQL too those found, changed or not.
+    pub(super) fn execute(&self, sql: &str) -> Result<u64> {
+        Ok(self.run(sql, sql)?.affected)
+    }
+
+    /// As [`Self::execute`], with a value for every `?`.
+    pub(super) fn execute_with(&self, sql: &str, params: &[Option<&str>]) -> Result<u64> {
+        Ok(self.run(sql, &self.bind(sql, params)?)?.affected)
+    }
+
+    /// The server's number of this session (`pg_backend_pid()`, `CONNECTION_ID()`), asked each time: behind a pooler
+    /// it changes.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the lock uses it"))]
+    pub(super) fn session_id(&self) -> Result<u64> {
+        let sql = match self.place.dialect {
+            Dialect::Mysql => "SELECT CONNECTION_ID()",
+            Dialect::Postgresql | Dialect::Sqlite => "SELECT pg_backend_pid()",
+        };
+        let rows = self.query(sql)?;
+        let id = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+        id.and_then(|id| id.parse().ok()).ok_or_else(|| self.place.misunderstood(sql, "it is no number"))
+    }
+
+    fn run(&self, shown: &str, sql: &str) -> Result<Answer> {
+        match &self.session {
+            Session::Postgresql(s) => s.try_borrow_mut().map_err(|_| self.busy(shown))?.run(&self.place, shown, sql),
+            Session::Mysql(s) => s.try_borrow_mut().map_err(|_| self.busy(shown))?.run(&self.place, shown, sql),
+        }
+    }
+
+    fn bind(&self, sql: &str, params: &[Option<&str>]) -> Result<String> {
+        text::bind(self.place.dialect, sql, params).map_err(|why| self.place.misunderstood(sql, why))
+    }
+
+    fn busy(&self, sql: &str) -> Error {
+        self.place.misunderstood(sql, "the connection is still reading the rows of another statement")
+    }
+}
+
+impl Place {
+    /// What was asked makes no sense, or the answer does not.
+    fn misunderstood(&self, sql: &str, why: &str) -> Error {
+        let (url, doing) = (self.url.clone(), text::shown(sql));
+        Error::Server { url, doing, code: "client".to_owned(), message: why.to_owned() }
+    }
+
+    fn unreachable(&self, why: impl Into<String>) -> Error {
+        Error::Unreachable { url: self.url.clone(), why: why.into() }
+    }
+
+    fn lost(&self, doing: String, why: impl Into<String>) -> Error {
+        Error::ConnectionLost { url: self.url.clone(), doing, why: why.into() }
+    }
+}
+
+/// Runs `work` in a thread, since nothing bounds looking up a host or a server that accepts and stays silent. A thread
+/// that is given up ends when the server closes, or with the process.
+fn within<T: Send + 'static>(
+    wait: Duration,
+    place: &Place,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (done, answer) = mpsc::channel();
+    thread::Builder::new()
+        .name("connect".to_owned())
+        .spawn(move || done.send(work()).ok())
+        .map_err(|why| place.unreachable(why.to_string()))?;
+    match answer.recv_timeout(wait) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(place.unreachable(format!("no answer in {} seconds", wait.as_secs_f32())))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(place.unreachable("the driver failed")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
