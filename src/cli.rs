@@ -157,7 +157,11 @@ pub enum Db {
         yes: bool,
     },
     /// Compare the live schema with those known for its revision
-    Verify,
+    Verify {
+        /// List also what differs from a fresh installation: known and harmless, but there
+        #[arg(long)]
+        fresh: bool,
+    },
     /// Record a revision without migrating, after proof that the schema has it
     Stamp {
         /// The revision to record

@@ -19,7 +19,7 @@ pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
         Db::Current => current(session),
         Db::History => history(session),
         Db::Upgrade { revision, yes } => upgrade(session, revision.as_deref(), yes),
-        Db::Verify => verify(session),
+        Db::Verify { fresh } => verify(session, fresh),
         Db::Stamp { revision, without_proof } => stamp(session, &revision, without_proof),
     }
 }
@@ -71,7 +71,7 @@ fn history(session: &mut Session) -> Outcome {
     Ok((Exit::Done, "db current".to_owned()))
 }
 
-fn verify(session: &mut Session) -> Outcome {
+fn verify(session: &mut Session, fresh: bool) -> Outcome {
     let database = open(session, Access::ReadOnly)?;
     session.ui.set("changed", false);
     let Some(revision) = ledger(&database)? else {
@@ -83,13 +83,24 @@ fn verify(session: &mut Session) -> Outcome {
     session.ui.set("revision", revision.as_str());
     session.ui.set("matches", verification.matches.clone());
     session.ui.set("differences", json!(verification.differences));
+    session.ui.set("leftovers", json!(verification.leftovers));
     session.ui.set("extras", json!(verification.extras));
     for extra in &verification.extras {
         session.ui.paragraph(&format!("besides: {extra}"), 0);
     }
     if let Some(name) = &verification.matches {
         session.ui.line(format!("ok    {revision}: {name}"));
+        if fresh {
+            leftovers(session, &database, &verification.leftovers);
+        }
         return Ok((Exit::Done, "kek status".to_owned()));
+    }
+    if let Some(next) = &verification.half_done {
+        session.ui.line(format!("WARN  {revision}: a migration to {next} was begun and not finished"));
+        for difference in &verification.differences {
+            session.ui.paragraph(difference, 6);
+        }
+        return Ok((Exit::Blocked, "db upgrade".to_owned()));
     }
     session
         .ui
@@ -98,6 +109,22 @@ fn verify(session: &mut Session) -> Outcome {
         session.ui.paragraph(difference, 6);
     }
     Ok((Exit::Blocked, "db history".to_owned()))
+}
+
+/// What an aged database still has different from a fresh installation, with the reasons.
+fn leftovers(session: &mut Session, database: &Database, leftovers: &[String]) {
+    if leftovers.is_empty() {
+        session.ui.line("nothing differs from a fresh installation");
+    }
+    let mut last = None;
+    for leftover in leftovers {
+        session.ui.paragraph(leftover, 6);
+        let why = database.why(leftover);
+        if let Some(why) = why.filter(|_| why != last) {
+            session.ui.paragraph(why, 8);
+        }
+        last = why;
+    }
 }
 
 fn stamp(session: &mut Session, revision: &str, without_proof: bool) -> Outcome {
@@ -187,11 +214,7 @@ fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Pla
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
     let database = deployment.site.open(Access::ReadOnly)?;
-    let verification = database.verify(at).map_err(anyhow::Error::from)?;
-    if verification.matches.is_none() {
-        let error = anyhow!("the schema is not one known for revision {at}: {}", verification.differences.join("; "));
-        return Err(Failure::new(Exit::Blocked, error).next("db verify"));
-    }
+    database.leads_to(at, to).map_err(|e| Failure::new(Exit::Blocked, e).next("db verify"))?;
     let orphans = match session.host.settings.orphans {
         settings::Orphans::Refuse => Orphans::Refuse,
         settings::Orphans::Null => Orphans::Null,
@@ -209,18 +232,14 @@ fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) 
         .next("db verify"))
 }
 
-/// A fresh schema, in an empty file or a new one.
+/// A fresh schema, in an empty database or a new file.
 fn create(session: &mut Session, to: &str, yes: bool, exists: bool) -> Outcome {
     let site = super::any_site(session)?;
-    let url = site.url().context("no database is configured")?;
-    if url.dialect() != Dialect::Sqlite {
-        return Err(site.open(Access::ReadOnly).err().map_or_else(|| anyhow!("no database").into(), Failure::from));
-    }
     session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
     if !session.confirm(yes, "Create it?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
-    if exists {
+    if exists || site.url().is_some_and(|url| url.dialect() != Dialect::Sqlite) {
         let mut database = site.open(Access::ReadWrite)?;
         database.migrate(None, to, Orphans::Refuse).map_err(anyhow::Error::from)?;
     } else {

@@ -90,7 +90,14 @@ pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
                 collisions(live, shape, revision, &mut differences, &mut extras)?;
             }
             if differences.is_empty() {
+                let leftovers = match kind {
+                    Kind::Fresh => Vec::new(),
+                    Kind::Variants => {
+                        known(revision, Kind::Fresh)?.first().map(|(_, f)| f.compare(live).0).unwrap_or_default()
+                    }
+                };
                 return Ok(Verification {
+                    leftovers,
                     matches: Some(name.clone()),
                     differences,
                     extras,

@@ -114,11 +114,9 @@ fn a_file_that_is_no_database_is_named() {
     assert_eq!((db.revision().unwrap(), db.is_empty_schema().unwrap()), (Ledger::NoTable, true));
     assert!(matches!(db.kek_rows(), Err(Error::NoObject { what, .. }) if what == "table kek_data"));
     let url = |text: &str| Url::parse(&SecretString::from(text.to_owned())).unwrap();
-    let server = Database::open(&url("mysql://b:hunter2@db/barbican"), &empty, Access::ReadOnly, Duration::ZERO);
-    assert_eq!(
-        server.unwrap_err().to_string(),
-        "mysql://b:***@db/barbican is a mysql database: this build migrates SQLite only"
-    );
+    let away = Database::open(&url("mysql://b:hunter2@127.0.0.1:1/barbican"), &empty, Access::ReadOnly, Duration::ZERO);
+    let away = away.unwrap_err().to_string();
+    assert!(away.contains("127.0.0.1:1/barbican") && !away.contains("hunter2"), "{away}");
     let file = Database::open(&url("sqlite:////ignored"), &missing, Access::ReadOnly, Duration::ZERO);
     assert!(matches!(file, Err(Error::Missing { path }) if path == missing));
 }
@@ -284,7 +282,7 @@ fn every_precondition_is_found_at_once_and_nothing_is_changed() {
     assert!(offences[4].1[0].ends_with("characters=256"), "{offences:?}");
     assert_eq!(found(Orphans::Null).len(), 4, "orphans = null lets the lone row go");
     assert!(fs::read(&path).unwrap() == before);
-    assert!(matches!(fails(&path, Some(juno), HEAD), Error::Offences(o) if o.len() == 3 && o[0].id == ids[0]));
+    assert!(matches!(fails(&path, Some(juno), HEAD), Error::Offences(o) if o.len() == 5 && o[0].id == ids[0]));
 }
 
 #[test]
