@@ -27,7 +27,7 @@ UPDATE container_secret SET updated_at = c.updated_at
 --: fill container_secret.deleted from containers.deleted
 UPDATE container_secret SET deleted = c.deleted
     FROM containers AS c WHERE c.id = container_secret.container_id AND container_secret.deleted IS NULL;
---: tidy container_secret
+--: fill container_secret.status from container_secret.container_id
 UPDATE container_secret SET status = 'ACTIVE' WHERE status IS NULL;
 --: fill container_secret.id from container_secret.container_id
 UPDATE container_secret SET id = md5(container_id || secret_id || ctid::text)::uuid::text WHERE id IS NULL;

@@ -18,9 +18,9 @@ UPDATE order_retry_tasks SET created_at = o.created_at
 --: fill order_retry_tasks.updated_at from orders.updated_at
 UPDATE order_retry_tasks SET updated_at = o.updated_at
     FROM orders AS o WHERE o.id = order_retry_tasks.order_id AND order_retry_tasks.updated_at IS NULL;
---: tidy order_retry_tasks
+--: fill order_retry_tasks.deleted from order_retry_tasks.order_id
 UPDATE order_retry_tasks SET deleted = false WHERE deleted IS NULL;
---: tidy order_retry_tasks
+--: fill order_retry_tasks.status from order_retry_tasks.order_id
 UPDATE order_retry_tasks SET status = 'PENDING' WHERE status IS NULL;
 
 --: alter column order_retry_tasks.created_at DATETIME NOT NULL

@@ -1,20 +1,14 @@
--- The references of before are dropped and made again under Barbican's new names. (Barbican's own step leaves
--- the old ones beside the new: two references each on containers, kek_data and orders.) They are found by
--- their columns, whatever their names.
---: drop reference tenant_secret(tenant_id) tenants(id)
-ALTER TABLE tenant_secret DROP CONSTRAINT {name};
---: drop reference tenant_secret(secret_id) secrets(id)
-ALTER TABLE tenant_secret DROP CONSTRAINT {name};
+-- PostgreSQL carries new names into every key, index, unique and reference. On the tables that stay, the
+-- references are dropped and made again all the same, for they get new names here. They are found by their
+-- columns, whatever their names. (Barbican's own step leaves the old ones beside the new: two each on
+-- containers, kek_data, orders and project_secret.)
 --: drop reference containers(tenant_id) tenants(id)
 ALTER TABLE containers DROP CONSTRAINT {name};
 --: drop reference kek_data(tenant_id) tenants(id)
 ALTER TABLE kek_data DROP CONSTRAINT {name};
 --: drop reference orders(tenant_id) tenants(id)
 ALTER TABLE orders DROP CONSTRAINT {name};
---: drop unique tenant_secret(tenant_id, secret_id)
-ALTER TABLE tenant_secret DROP CONSTRAINT {name};
 
--- Indexes and the unique on keystone_id follow by themselves.
 --: rename table tenants projects
 ALTER TABLE tenants RENAME TO projects;
 --: rename table tenant_secret project_secret
@@ -28,12 +22,6 @@ ALTER TABLE kek_data RENAME COLUMN tenant_id TO project_id;
 --: rename column orders.tenant_id project_id
 ALTER TABLE orders RENAME COLUMN tenant_id TO project_id;
 
---: make unique _project_secret_uc project_secret(project_id, secret_id)
-ALTER TABLE project_secret ADD CONSTRAINT _project_secret_uc UNIQUE (project_id, secret_id);
---: make reference project_secret_project_fk project_secret(project_id) projects(id)
-ALTER TABLE project_secret ADD CONSTRAINT project_secret_project_fk FOREIGN KEY (project_id) REFERENCES projects (id);
---: make reference project_secret_secret_fk project_secret(secret_id) secrets(id)
-ALTER TABLE project_secret ADD CONSTRAINT project_secret_secret_fk FOREIGN KEY (secret_id) REFERENCES secrets (id);
 --: make reference containers_project_fk containers(project_id) projects(id)
 ALTER TABLE containers ADD CONSTRAINT containers_project_fk FOREIGN KEY (project_id) REFERENCES projects (id);
 --: make reference kek_data_project_fk kek_data(project_id) projects(id)
