@@ -37,11 +37,13 @@ CREATE TABLE tenant_secret (
     FOREIGN KEY (secret_id) REFERENCES secrets (id)
 );
 
--- With the type of its column type. No line but the last may end in a semicolon.
+-- With the type of its column type, which outlives a table that is dropped. No line but the last may end in
+-- a semicolon.
 --: make table containers
 DO $$ BEGIN
-    IF to_regtype('container_types') IS NULL THEN
-        CREATE TYPE container_types AS ENUM ('generic', 'rsa', 'dsa', 'certificate'); END IF; -- stays when a table is dropped
+    IF NOT EXISTS (SELECT 1 FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+            WHERE n.nspname = current_schema() AND t.typname = 'container_types') THEN
+        CREATE TYPE container_types AS ENUM ('generic', 'rsa', 'dsa', 'certificate'); END IF; -- then the table
     CREATE TABLE containers (
         id VARCHAR(36) NOT NULL,
         created_at TIMESTAMP NOT NULL,
