@@ -7,7 +7,8 @@ ALTER TABLE secret_consumer_metadata MODIFY project_id VARCHAR(36);
 -- With orphans = refuse there is no such row, or we would not be here.
 --: tidy secret_consumer_metadata
 UPDATE secret_consumer_metadata SET project_id = NULL
-WHERE project_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM projects WHERE projects.id = secret_consumer_metadata.project_id);
+WHERE project_id IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM projects AS p WHERE p.id = secret_consumer_metadata.project_id);
 
 -- The reference on secret_id needs an index of its own before the unique one goes.
 --: make index ix_secret_consumer_metadata_secret_id secret_consumer_metadata(secret_id)
