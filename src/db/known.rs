@@ -39,8 +39,12 @@ impl Known {
     pub(super) fn verify(&self, live: &Shape) -> Verification {
         let (all, extras) = self.fresh.compare(live);
         let (leftovers, differences): (Vec<String>, Vec<String>) = all.into_iter().partition(|d| self.explains(d));
-        let name = if leftovers.is_empty() { "a fresh installation" } else { "migrated by Barbican's own tools" };
-        let matches = differences.is_empty().then(|| name.to_owned());
+        let name = match leftovers.len() {
+            0 => "a fresh installation".to_owned(),
+            1 => "known, with 1 leftover of older releases".to_owned(),
+            n => format!("known, with {n} leftovers of older releases"),
+        };
+        let matches = differences.is_empty().then_some(name);
         Verification { matches, differences, leftovers, half_done: None, extras }
     }
 

@@ -1,0 +1,1 @@
+-- The first stamp of all. It came before any table was under version control.

@@ -1,0 +1,8 @@
+-- Unknown, so NULL, for the consumers there are.
+--: make column container_consumer_metadata.project_id VARCHAR(36) NULL
+ALTER TABLE container_consumer_metadata ADD COLUMN project_id VARCHAR(36);
+--: make index ix_container_consumer_metadata_project_id container_consumer_metadata(project_id)
+CREATE INDEX ix_container_consumer_metadata_project_id ON container_consumer_metadata (project_id);
+--: make reference container_consumer_metadata_project_fk container_consumer_metadata(project_id) projects(id)
+ALTER TABLE container_consumer_metadata
+    ADD CONSTRAINT container_consumer_metadata_project_fk FOREIGN KEY (project_id) REFERENCES projects (id);

@@ -1,0 +1,1 @@
+-- A marker that Liberty put into the chain.
