@@ -241,7 +241,7 @@ fn load(files: &[(&str, &str)]) -> std::result::Result<Vec<Revision>, String> {
 
 /// Reads a file of statements that each stand under their directive.
 fn guarded(files: &HashMap<&str, &str>, path: &str) -> std::result::Result<Vec<Guarded>, String> {
-    let text = files.get(path).copied().unwrap_or_default();
+    let text = files.get(path).ok_or_else(|| format!("{path} is missing"))?;
     let directives = text.lines().filter_map(|line| line.strip_prefix("--:")).map(Guard::parse);
     let guards = directives.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| format!("{path}: {e}"))?;
     // Each directive stands right above one statement.
@@ -339,20 +339,52 @@ mod tests {
         let whole = [
             ("r/a_/revision.toml", a.as_str()),
             ("r/a_/sqlite.sql", ""),
+            ("r/a_/postgresql.sql", ""),
+            ("r/a_/mysql.sql", ""),
             ("r/b_/revision.toml", &b),
             ("r/b_/sqlite.sql", ""),
+            ("r/b_/postgresql.sql", ""),
+            ("r/b_/mysql.sql", ""),
         ];
         assert_eq!(load(&whole).unwrap().len(), 2);
         let why = |files: &[(&str, &str)]| load(files).unwrap_err();
-        assert!(why(&whole[..3]).contains("no sqlite.sql"));
+        assert!(why(&whole[..5]).contains("no sqlite.sql"));
+        assert!(why(&whole[..6]).contains("r/b_/postgresql.sql is missing"));
+        assert!(why(&whole[..7]).contains("r/b_/mysql.sql is missing"));
         assert!(why(&[("r/z_/revision.toml", &a), ("r/z_/sqlite.sql", "")]).contains("not named a_"));
-        assert!(
-            why(&[&whole[..], &[("r/c_/revision.toml", &c), ("r/c_/sqlite.sql", "")]].concat())
-                .contains("not in the chain")
+        let lost = [
+            ("r/c_/revision.toml", c.as_str()),
+            ("r/c_/sqlite.sql", ""),
+            ("r/c_/postgresql.sql", ""),
+            ("r/c_/mysql.sql", ""),
+        ];
+        assert!(why(&[&whole[..], &lost].concat()).contains("not in the chain"));
+        let twin = [
+            ("s/a_/revision.toml", a.as_str()),
+            ("s/a_/sqlite.sql", ""),
+            ("s/a_/postgresql.sql", ""),
+            ("s/a_/mysql.sql", ""),
+        ];
+        assert!(why(&[&whole[..], &twin].concat()).contains("same down"));
+    }
+
+    #[test]
+    fn each_server_statement_stands_under_its_directive() {
+        let read = |text: &str| guarded(&[("x.sql", text)].into(), "x.sql").map(|g| g.len());
+        assert_eq!(
+            read("-- why\n--: drop table t\n-- more\nDROP TABLE t;\n\n--: tidy u\nUPDATE u\n    SET a = 1;\n"),
+            Ok(2)
         );
-        assert!(
-            why(&[&whole[..], &[("s/a_/revision.toml", &a), ("s/a_/sqlite.sql", "")]].concat()).contains("same down")
-        );
+        for bad in [
+            "DROP TABLE t;\n",
+            "--: drop table t\n",
+            "--: drop table t\n--: drop table u\nDROP TABLE t;\nDROP TABLE u;\n",
+            "--: drop table t\nDROP TABLE t;\nDROP TABLE u;\n",
+            "--: drop table t\nDROP TABLE\n--: drop table u\nt;\n",
+            "--: drop the table\nDROP TABLE t;\n",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

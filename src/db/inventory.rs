@@ -22,7 +22,11 @@ pub(super) fn lost(before: &Shape, after: &Shape, revision: &Revision) -> Vec<St
         }
         for index in &table.indexes {
             let columns: Vec<String> = index.columns.iter().map(renamed).collect();
-            let found = new.indexes.iter().any(|i| i.columns == columns && i.unique == index.unique);
+            // Whatever begins with its columns does what a plain index does.
+            let found = new.indexes.iter().any(|i| match index.unique {
+                true => i.columns == columns && i.unique,
+                false => i.columns.starts_with(&columns),
+            });
             let unique = format!("unique {name}({})", index.columns.join(", "));
             if !found && !index.columns.iter().any(gone) && !dropped(&unique) {
                 lost.push(format!("index {} on {name}({})", index.name, index.columns.join(", ")));

@@ -171,7 +171,10 @@ impl Table {
             differ(format!("the foreign key {key} does not belong there"));
         }
         let plain = self.plain();
-        for index in live.indexes.iter().filter(|i| i.partial || !i.unique && !plain.contains(&i.columns)) {
+        // MySQL makes an index for a foreign key where there is none.
+        let of_key = |i: &Index| live.foreign_keys.iter().any(|k| k.columns == i.columns);
+        let known = |i: &Index| !i.partial && (i.unique || plain.contains(&i.columns) || of_key(i));
+        for index in live.indexes.iter().filter(|i| !known(i)) {
             extras.push(format!("index {} on {name}", index.name));
         }
     }
