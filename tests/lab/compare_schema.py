@@ -11,6 +11,7 @@ shares nothing with keymgr-upgrade. A served question is one line of JSON,
     ["inserts", URL]        INSERT statements that put rows into every table
     ["schema", URL, URL]    what differs, without the rows
     ["all", URL, URL]       what differs, as printed
+    ["copy", URL, URL]      fills the empty tables of the second from the first
 
 Not told, because it depends on the SQLAlchemy or the server that made a table:
 names of constraints and indexes, CHECKs, the order of columns.
@@ -192,6 +193,22 @@ def inserts(engine):
     return "\n".join(statements) + "\n"
 
 
+def copy(source, target):
+    """Every row of the first into the second, whose tables are the same but empty."""
+    meta = sqlalchemy.MetaData()
+    meta.reflect(target)
+    old = sqlalchemy.MetaData()
+    old.reflect(source)
+    with source.connect() as reading, target.begin() as writing:
+        for table in meta.sorted_tables:
+            found = [dict(row._mapping) for row in reading.execute(old.tables[table.name].select())]
+            booleans = [c.name for c in table.columns if isinstance(c.type, types.Boolean)]
+            for row in found:
+                row.update({name: bool(row[name]) for name in booleans})
+            if found and table.name != "alembic_version":
+                writing.execute(table.insert(), found)
+
+
 def counted(things):
     """What a list holds how often: the order of keys and rows does not matter."""
     return collections.Counter(json.dumps(x, sort_keys=True, ensure_ascii=False) for x in things)
@@ -220,8 +237,8 @@ def differ(a, b, path=""):
 def answer(question):
     what, *urls = question
     engines = [connect(url) for url in urls]
-    if what in ("rows", "inserts"):
-        return {"rows": rows, "inserts": inserts}[what](*engines)
+    if what in ("rows", "inserts", "copy"):
+        return {"rows": rows, "inserts": inserts, "copy": copy}[what](*engines)
     told = [schema(engine) for engine in engines]
     for one, engine in zip(told, engines):
         if what == "all":

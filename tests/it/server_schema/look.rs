@@ -47,6 +47,11 @@ impl Look {
         serde_json::from_value(self.ask(&json!(["rows", url]))).unwrap()
     }
 
+    /// Fills the empty tables of one database with the rows of the other.
+    pub(crate) fn copy(&mut self, from: &str, to: &str) {
+        self.ask(&json!(["copy", from, to]));
+    }
+
     /// What the two schemas have different.
     pub(crate) fn schema(&mut self, ours: &str, theirs: &str) -> Vec<String> {
         serde_json::from_value(self.ask(&json!(["schema", ours, theirs]))).unwrap()

@@ -43,7 +43,13 @@ struct Allowance {
 const BOTH: &[Dialect] = &[Dialect::Postgresql, Dialect::Mysql];
 
 /// Every difference that is meant.
-const ALLOWED: &[Allowance] = &[];
+const ALLOWED: &[Allowance] = &[Allowance {
+    dialects: BOTH,
+    start: "",
+    from: "254495565185",
+    line: r#"tables.alembic_version.primary key: [] != ["version_num"]"#,
+    why: "alembic before 0.9 made the ledger without a key: it stays as it was found",
+}];
 
 /// The meant differences of a dialect, and how often each was seen.
 pub(crate) struct Allowances {
