@@ -21,6 +21,8 @@ mod proof;
 mod python_readers;
 mod real_barbican;
 mod safety;
+mod server_barbican;
+mod server_schema;
 mod servers;
 mod sqlite_schema;
 mod starts;

@@ -1,11 +1,13 @@
 """Reads a deployment's secrets, containers, orders and ACLs through Barbican.
 
-    python3 read_refs.py PORT FIXTURE.sqlite REFS.tsv [REFS.tsv ...]
+    python3 read_refs.py PORT FIXTURE REFS.tsv [REFS.tsv ...]
 
-FIXTURE.sqlite is the database as it was before the upgrade: it says what must
-be there. The REFS say which bytes must come out (columns kind, project, ref,
-payload; a secretbin payload is base64). Needs nothing but Python. Prints one
-line for each thing that is wrong, then a line of counts; exits 1 if anything is.
+FIXTURE is the database as it was before the upgrade: it says what must be there.
+It is an SQLite file, for which nothing but Python is needed, or the URL of one on
+a server, for which SQLAlchemy and the driver are. The REFS say which bytes must
+come out (columns kind, project, ref, payload; a secretbin payload is base64).
+Prints one line for each thing that is wrong, then a line of counts; exits 1 if
+anything is.
 """
 import base64
 import collections
@@ -18,6 +20,17 @@ import urllib.request
 TEXT, BINARY, JSON = "text/plain", "application/octet-stream", "application/json"
 wrong = []
 seen = collections.Counter()
+
+
+def open_fixture(place):
+    """Returns what answers a query, with :names for values, by its rows."""
+    if "://" not in place:
+        return sqlite3.connect(f"file:{place}?mode=ro&immutable=1", uri=True).execute
+    import sqlalchemy
+
+    connection = sqlalchemy.create_engine(place).connect()
+    return lambda sql, values={}: [tuple(row) for row in
+                                   connection.execute(sqlalchemy.text(sql), values)]
 
 
 def get(port, project, path, accept=JSON, method="GET", body=None):
@@ -85,10 +98,10 @@ def read_listed(port, refs, deleted):
     return listed
 
 
-def read_unlisted(port, database, listed):
+def read_unlisted(port, query, listed):
     """Every other live secret: the ciphers authenticate, so 200 is a proof;
     the length of a symmetric key is known besides."""
-    for uuid, project, bits, kind, content in database.execute(
+    for uuid, project, bits, kind, content in query(
             "SELECT s.id, p.external_id, s.bit_length, s.secret_type, e.content_type"
             " FROM secrets s JOIN projects p ON p.id = s.project_id"
             " JOIN encrypted_data e ON e.secret_id = s.id WHERE NOT s.deleted"):
@@ -101,9 +114,9 @@ def read_unlisted(port, database, listed):
         expect(("unlisted", uuid, project), right, (status, body[:200]))
 
 
-def read_containers(port, database):
+def read_containers(port, query):
     """Containers hold the same secrets, and their consumers, as before."""
-    for uuid, project, kind in database.execute(
+    for uuid, project, kind in query(
             "SELECT c.id, p.external_id, c.type FROM containers c"
             " JOIN projects p ON p.id = c.project_id WHERE NOT c.deleted"):
         status, body = get(port, project, f"containers/{uuid}")
@@ -112,25 +125,25 @@ def read_containers(port, database):
             continue
         shown = json.loads(body)
         got = sorted(r["secret_ref"].rsplit("/", 1)[1] for r in shown["secret_refs"])
-        want = [r[0] for r in database.execute(
+        want = [r[0] for r in query(
             "SELECT cs.secret_id FROM container_secret cs JOIN secrets s ON s.id = cs.secret_id"
-            " WHERE cs.container_id = ? AND NOT cs.deleted ORDER BY 1", (uuid,))]
+            " WHERE cs.container_id = :id AND NOT cs.deleted ORDER BY 1", {"id": uuid})]
         consumers = sorted((c["name"], c["URL"]) for c in shown["consumers"])
-        rows = sorted(database.execute(
+        rows = sorted(query(
             "SELECT name, URL FROM container_consumer_metadata"
-            " WHERE container_id = ? AND NOT deleted", (uuid,)))
+            " WHERE container_id = :id AND NOT deleted", {"id": uuid}))
         expect(("contents", uuid, project, kind), (got, consumers) == (want, rows),
                (got, want, consumers, rows))
 
 
-def read_acls(port, database):
+def read_acls(port, query):
     """Who may read a secret must not have changed: an inverted flag would show."""
-    for uuid, project, acl, access in database.execute(
+    for uuid, project, acl, access in query(
             "SELECT s.id, p.external_id, a.id, a.project_access FROM secret_acls a"
             " JOIN secrets s ON s.id = a.secret_id JOIN projects p ON p.id = s.project_id"
             " WHERE NOT s.deleted AND a.operation = 'read'"):
-        users = sorted(r[0] for r in database.execute(
-            "SELECT user_id FROM secret_acl_users WHERE acl_id = ? AND NOT deleted", (acl,)))
+        users = sorted(r[0] for r in query(
+            "SELECT user_id FROM secret_acl_users WHERE acl_id = :id AND NOT deleted", {"id": acl}))
         status, body = get(port, project, f"secrets/{uuid}/acl")
         shown = json.loads(body).get("read", {}) if status == 200 else {}
         got = (shown.get("project-access"), sorted(shown.get("users", [])))
@@ -153,15 +166,15 @@ def store_and_read(port, project):
 
 def main():
     port, fixture, *refs = sys.argv[1:]
-    database = sqlite3.connect(f"file:{fixture}?mode=ro&immutable=1", uri=True)
-    deleted = {r[0] for r in database.execute("SELECT id FROM secrets WHERE deleted")}
+    query = open_fixture(fixture)
+    deleted = {r[0] for r in query("SELECT id FROM secrets WHERE deleted")}
     lines = [line for path in refs for line in open(path, encoding="utf-8")]
     listed = read_listed(port, lines, deleted)
-    read_unlisted(port, database, listed)
-    read_containers(port, database)
-    read_acls(port, database)
+    read_unlisted(port, query, listed)
+    read_containers(port, query)
+    read_acls(port, query)
     check_pipelines(port)
-    for (project,) in database.execute("SELECT external_id FROM projects"):
+    for (project,) in query("SELECT external_id FROM projects"):
         store_and_read(port, project)
     for line in wrong:
         print("WRONG", line)

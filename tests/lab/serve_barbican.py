@@ -25,6 +25,7 @@ import warnings
 from wsgiref import simple_server
 
 SQLITE = "sqlite:///"
+SERVERS = ("mysql+pymysql://", "postgresql+psycopg2://")
 
 
 def arguments():
@@ -38,15 +39,17 @@ def arguments():
 
 
 def database_below(root, conf):
-    """What [database] connection says, with the root put before the path."""
+    """What [database] connection says, with the root put before the path of a file."""
     from oslo_config import cfg
 
     options = cfg.ConfigOpts()
     options.register_opt(cfg.StrOpt("connection"), "database")
     options(["--config-file", str(conf)], project="lab")
     url = options.database.connection
+    if url and url.startswith(SERVERS):
+        return url.replace("$", "$$")  # it is written into a file of options again
     if not url or not url.startswith(SQLITE + "/"):
-        sys.exit(f"{conf}: [database] connection is {url}, not {SQLITE}/...")
+        sys.exit(f"{conf}: [database] connection is none that is served here")
     return SQLITE + str(root) + url[len(SQLITE):]
 
 
