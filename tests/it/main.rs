@@ -22,6 +22,7 @@ mod python_readers;
 mod real_barbican;
 mod safety;
 mod server_barbican;
+mod server_crash;
 mod server_schema;
 mod servers;
 mod sqlite_schema;

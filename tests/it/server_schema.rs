@@ -86,7 +86,7 @@ pub(crate) fn dumped(base: &Base) -> String {
     text.lines().filter(lasting).collect::<Vec<_>>().join("\n")
 }
 
-/// An operator's host that has nothing but a configuration with this database.
+/// An operator's host that has nothing but a configuration with this database. It takes no backups: those have tests of their own.
 pub(crate) struct Site {
     root: tempfile::TempDir,
 }
@@ -97,19 +97,26 @@ impl Site {
         let etc = root.path().join("etc/barbican");
         fs::create_dir_all(&etc).unwrap();
         fs::write(etc.join("barbican.conf"), format!("[DEFAULT]\nsql_connection = {url}\n")).unwrap();
+        let own = root.path().join("etc/keymgr-upgrade");
+        fs::create_dir_all(&own).unwrap();
+        fs::write(own.join("keymgr-upgrade.conf"), "[database]\nbackup = none\n").unwrap();
         Self { root }
     }
 
+    pub(crate) fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_keymgr-upgrade"));
+        command
+            .arg("--root")
+            .arg(self.root.path())
+            .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Said {
-        said(
-            std::process::Command::new(env!("CARGO_BIN_EXE_keymgr-upgrade"))
-                .arg("--root")
-                .arg(self.root.path())
-                .args(arguments)
-                .env_clear()
-                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-                .stdin(std::process::Stdio::null()),
-        )
+        said(&mut self.command(arguments))
     }
 }
 
