@@ -1,12 +1,12 @@
--- What Juno's own step here has done to the type of containers before, cd4106a1a0 included, cannot be told
--- from its longest value: it forgot dsa at first. Harmless where nothing is missing.
---: tidy containers
+-- The longest value does not tell whether dsa is among the types: Juno's own cd4106a1a0 forgot it, and its
+-- 2ab3f5371bde added it. So the type is written again in any case, which changes nothing where it is right.
+--: fill containers.type from type
 ALTER TABLE containers MODIFY type ENUM('generic', 'rsa', 'dsa', 'certificate');
 
 -- Barbican's own step adds the columns as NOT NULL: on rows, that makes empty ids and dates of 0000-00-00,
 -- or fails. Here they are filled first: an id of its own, the dates of the container.
 --
--- The key that Icehouse and the Juno of 2014 made is of several columns.
+-- The key that the services of Icehouse and Juno's own step make is of several columns.
 --: drop key container_secret
 ALTER TABLE container_secret DROP PRIMARY KEY;
 --: make column container_secret.id VARCHAR(36) NULL

@@ -45,6 +45,10 @@ ALTER TABLE orders ADD CONSTRAINT orders_project_fk FOREIGN KEY (project_id) REF
 -- There already, unless a step of Barbican that was stopped half way has dropped it.
 --: make reference orders_secret_fk orders(secret_id) secrets(id)
 ALTER TABLE orders ADD CONSTRAINT orders_secret_fk FOREIGN KEY (secret_id) REFERENCES secrets (id);
--- The services of Juno make this one, Barbican's own migrations up to here do not.
+-- The services of Juno make the reference to the container, Barbican's own migrations up to here do not. NULL
+-- where it does not exist: with orphans = refuse there is no such order, or we would not be here.
+--: tidy orders
+UPDATE orders SET container_id = NULL
+WHERE container_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM containers AS c WHERE c.id = orders.container_id);
 --: make reference orders_container_fk orders(container_id) containers(id)
 ALTER TABLE orders ADD CONSTRAINT orders_container_fk FOREIGN KEY (container_id) REFERENCES containers (id);
