@@ -2,7 +2,7 @@
 -- last revisions project_secret, keep a key of three columns where the services of Juno made them.
 --: alter column preferred_certificate_authorities.ca_id VARCHAR(36) NOT NULL
 ALTER TABLE preferred_certificate_authorities ALTER COLUMN ca_id SET NOT NULL;
--- There since 2d21598e7e70, as a constraint.
+-- There since 2d21598e7e70, as a constraint. (Barbican's own step makes the index beside it.)
 --: make unique ix_preferred_certificate_authorities_project_id preferred_certificate_authorities(project_id)
 CREATE UNIQUE INDEX ix_preferred_certificate_authorities_project_id ON preferred_certificate_authorities (project_id);
 

@@ -45,8 +45,8 @@ CREATE TABLE certificate_authority_metadata (
     FOREIGN KEY (ca_id) REFERENCES certificate_authorities (id)
 );
 
--- ca_id becomes mandatory at 1c0f328bfce0, which makes a second reference of it in Barbican's own hands: here
--- there is one, under the name that stays.
+-- ca_id becomes mandatory at 1c0f328bfce0. There Barbican's own step also makes a second reference of it, beside
+-- the one made here; ours is the only one and has that one's name.
 --: make table preferred_certificate_authorities
 CREATE TABLE preferred_certificate_authorities (
     id VARCHAR(36) NOT NULL,

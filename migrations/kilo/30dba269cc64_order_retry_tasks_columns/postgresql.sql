@@ -1,6 +1,6 @@
 -- A task waiting to be tried is pending; its dates are those of its order. (Barbican's own step fills the
--- columns by defaults which it leaves behind, of the dates the time of the migration. That is wrong for every
--- later row; the services give all four themselves. So: no defaults, as on a fresh installation.)
+-- columns by defaults that it leaves behind: false, PENDING, and for the dates the time it ran, which no later
+-- row could have. The services give all four themselves. So: no defaults, as on a fresh installation.)
 --: make column order_retry_tasks.created_at DATETIME NULL
 ALTER TABLE order_retry_tasks ADD COLUMN created_at TIMESTAMP;
 --: make column order_retry_tasks.deleted BOOLEAN NULL

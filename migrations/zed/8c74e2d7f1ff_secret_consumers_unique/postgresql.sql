@@ -14,6 +14,7 @@ CREATE INDEX ix_secret_consumer_metadata_project_id ON secret_consumer_metadata 
 -- here.
 --: tidy secret_consumer_metadata
 UPDATE secret_consumer_metadata SET project_id = NULL
-    WHERE project_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM projects AS p WHERE p.id = secret_consumer_metadata.project_id);
+    WHERE project_id IS NOT NULL
+      AND NOT EXISTS (SELECT 1 FROM projects AS p WHERE p.id = secret_consumer_metadata.project_id);
 --: make reference fk_project_id secret_consumer_metadata(project_id) projects(id)
 ALTER TABLE secret_consumer_metadata ADD CONSTRAINT fk_project_id FOREIGN KEY (project_id) REFERENCES projects (id);
