@@ -385,17 +385,6 @@ impl Database {
         }
     }
 
-    /// Bytes that a backup may take.
-    pub fn backup_size(&self) -> Result<u64> {
-        match &self.inner {
-            Inner::Sqlite(sqlite) => {
-                let meta = std::fs::metadata(&sqlite.path);
-                Ok(meta.map_err(|e| error::io(&sqlite.path, "cannot be looked at", e))?.len())
-            }
-            Inner::Server(server) => server.backup_size(),
-        }
-    }
-
     /// The product and version that serves the database, for people.
     pub fn server(&self) -> Result<String> {
         match &self.inner {

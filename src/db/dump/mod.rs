@@ -247,8 +247,8 @@ impl Server {
         Job::new(self)?.problems()
     }
 
-    /// Bytes that a backup may take.
-    pub(super) fn backup_size(&self) -> Result<u64> {
+    /// Bytes of Barbican's tables: about what a backup takes.
+    pub(super) fn size(&self) -> Result<u64> {
         Job::new(self)?.size()
     }
 

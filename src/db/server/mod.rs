@@ -77,20 +77,6 @@ impl Server {
         }
     }
 
-    pub(super) fn size(&self) -> Result<u64> {
-        let rows = self.wire.query(match self.wire.dialect() {
-            Dialect::Postgresql => {
-                "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c \
-                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relkind = 'r'"
-            }
-            _ => {
-                "SELECT CAST(coalesce(sum(data_length + index_length), 0) AS UNSIGNED) FROM information_schema.tables \
-                 WHERE table_schema = DATABASE()"
-            }
-        })?;
-        Ok(number(&rows).unwrap_or_default())
-    }
-
     pub(super) fn shape(&self) -> Result<Shape> {
         Ok(catalog::read(&self.wire)?.without_ledger())
     }
