@@ -97,10 +97,13 @@ pub(super) fn prune(session: &Session, keep: Option<usize>) -> Result<Vec<String
     let surplus = finished.len().saturating_sub(keep);
     finished.truncate(surplus);
     for id in &finished {
+        let files = about(session, id).map(|about| about.all_files()).unwrap_or_default();
         let directory = journal::run_directory(id).join("backup");
         // The description first: without it a copy is not taken for a backup.
         session.host.root.remove(&directory.join("database.json"))?;
-        session.host.root.remove(&directory.join("database.sqlite"))?;
+        for file in files {
+            session.host.root.remove(&directory.join(file))?;
+        }
     }
     Ok(finished)
 }

@@ -143,7 +143,7 @@ fn empty(path: &Path) -> Result<()> {
 }
 
 /// Hidden, and with the ending of everything of ours that is half written, by which a later run finds it.
-fn partial(path: &Path) -> PathBuf {
+pub(super) fn partial(path: &Path) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".keymgr-upgrade");
@@ -160,14 +160,14 @@ fn remove_companions(path: &Path) -> Result<()> {
     ["-journal", "-wal", "-shm"].iter().try_for_each(|suffix| remove(&beside(path, suffix)))
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(error::io(path, "cannot be removed", e)),
         _ => Ok(()),
     }
 }
 
-fn sync_directory(path: &Path) -> Result<()> {
+pub(super) fn sync_directory(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = File::open(parent).map_err(|e| error::io(parent, "cannot be opened", e))?;
     directory.sync_all().map_err(|e| error::io(parent, "cannot be synced", e))

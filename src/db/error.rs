@@ -159,6 +159,9 @@ pub enum Error {
         /// What is missing.
         lost: Vec<String>,
     },
+    /// A backup by client programs, or its restore.
+    #[error(transparent)]
+    Dump(#[from] super::DumpError),
     /// After a restore the content is not that of the backup.
     #[error("{}: its content is not that of the backup {} after restoring", .path.display(), .backup.display())]
     RestoreDiffers {

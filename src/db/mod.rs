@@ -4,6 +4,7 @@
 mod backup;
 mod catalog;
 mod chain;
+mod dump;
 mod error;
 mod guard;
 mod inventory;
@@ -25,6 +26,7 @@ use std::{
 };
 
 pub use chain::{Precondition, Revision, between, chain, head, position};
+pub use dump::{DumpError, FIRST, Problem, shell_word};
 pub use error::{Error, Result};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
@@ -355,7 +357,7 @@ impl Database {
     pub fn backup_to(&self, path: &Path) -> Result<String> {
         match &self.inner {
             Inner::Sqlite(sqlite) => sqlite.backup_to(path),
-            Inner::Server(_) => Err(Error::Url("BACKUP NOT MERGED".to_owned())),
+            Inner::Server(server) => server.backup_to(path),
         }
     }
 
@@ -363,6 +365,40 @@ impl Database {
     /// the fingerprint, which is returned, that it is the backup's content. May be repeated after a crash.
     pub fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Result<String> {
         backup::restore(path, backup, busy_timeout)
+    }
+
+    /// Restores a dump that [`Self::backup_to`] took of a database on a server, Barbican's tables only, and returns the
+    /// fingerprint of what is there then. May be repeated after a crash.
+    pub fn restore_from(&self, backup: &Path) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path.clone() }),
+            Inner::Server(server) => server.restore_from(backup),
+        }
+    }
+
+    /// Everything that keeps a backup from being taken, or from being restored: programs, privileges, what depends on the
+    /// tables.
+    pub fn backup_problems(&self) -> Result<Vec<Problem>> {
+        match &self.inner {
+            Inner::Sqlite(_) => Ok(Vec::new()),
+            Inner::Server(server) => server.backup_problems(),
+        }
+    }
+
+    /// The product and version that serves the database, for people.
+    pub fn server(&self) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(_) => Ok(format!("SQLite {}", rusqlite::version())),
+            Inner::Server(server) => server.version(),
+        }
+    }
+
+    /// The shell commands that restore the backup `file` by hand, run in its directory. No password is in them.
+    pub fn restore_commands(&self, file: &str) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Ok(dump::sqlite_commands(&sqlite.path, file)),
+            Inner::Server(server) => server.restore_commands(file),
+        }
     }
 
     /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`

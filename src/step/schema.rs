@@ -1,54 +1,121 @@
 //! Steps on the database as a whole: its backup, and the schema.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::{Context, Observed, Undo};
 use crate::crash;
 use crate::db::{self, Access, Database, Dialect, Ledger};
-use crate::files::digest;
+use crate::files;
 use crate::journal::private;
 use crate::settings::Orphans;
 
-const COPY: &str = "backup/database.sqlite";
 const ABOUT: &str = "backup/database.json";
+const KEKS: &str = "kek_data.json";
+const SUMS: &str = "SHA256SUMS";
 
 /// What is kept beside a backup.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// Format of this file.
+    /// Format of this file: 1 (of SQLite only, without what came with 2) or 2.
     pub format: u32,
+    /// The dialect, as files in `migrations/` spell it.
+    #[serde(default = "sqlite")]
+    pub dialect: String,
+    /// The product and version that served it; empty in format 1.
+    #[serde(default)]
+    pub server: String,
     /// The database it was taken of, without a password.
     pub database: String,
     /// Revision at that time.
     pub revision: String,
     /// Fingerprint of schema and rows.
     pub fingerprint: String,
+    /// Rows of each table; empty in format 1.
+    #[serde(default)]
+    pub rows: BTreeMap<String, u64>,
     /// SHA-256 of the file.
     pub digest: String,
     /// Its size in bytes.
     pub size: u64,
+    /// SHA-256 of the files beside it, by name; none in format 1.
+    #[serde(default)]
+    pub files: BTreeMap<String, String>,
 }
 
-/// Text for whoever has to restore without this tool.
-fn restore_text(about: &About) -> String {
+fn sqlite() -> String {
+    Dialect::Sqlite.name().to_owned()
+}
+
+impl About {
+    const FORMAT: u32 = 2;
+
+    /// The name of the copy itself.
+    #[must_use]
+    pub fn copy(&self) -> &'static str {
+        copy_name(&self.dialect)
+    }
+
+    /// Every file of the backup, this description excepted.
+    #[must_use]
+    pub fn all_files(&self) -> Vec<String> {
+        let beside = self.files.keys().cloned();
+        [self.copy().to_owned()].into_iter().chain(beside).chain((self.format > 1).then(|| SUMS.to_owned())).collect()
+    }
+
+    fn sums(&self) -> String {
+        let beside = self.files.iter().map(|(name, digest)| format!("{digest}  {name}\n"));
+        format!("{}  {}\n{}", self.digest, self.copy(), beside.collect::<String>())
+    }
+}
+
+fn copy_name(dialect: &str) -> &'static str {
+    match dialect {
+        "postgresql" => "database.pgdump",
+        "mysql" => "database.sql",
+        _ => "database.sqlite",
+    }
+}
+
+/// Text for whoever has to restore without this tool: `commands` do it in `directory`.
+fn restore_text(about: &About, directory: &Path, commands: &str) -> String {
+    let indented = |text: &str| text.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    let how = match about.dialect.as_str() {
+        "sqlite" => "INTO the file, not over it: a leftover -wal would\n   undo a replaced file. Owner and mode stay",
+        "postgresql" => {
+            "in one transaction: Barbican's tables are dropped and\n   made anew, all others stay. The password is asked for; it is in barbican.conf"
+        }
+        _ => {
+            "Barbican's tables are dropped and made anew, all\n   others stay. If it is cut short, do it again. The password is asked for; it\n   is in barbican.conf"
+        }
+    };
     format!(
         "How to put this database back by hand, without keymgr-upgrade\n\n\
-         Database:    {}\nRevision:    {}\nSHA-256:     {}  database.sqlite\n\n\
-         1. Stop every barbican service on every host, and see that they are stopped.\n\
-         2. Check the copy:   sha256sum database.sqlite\n\
-         3. Put it back INTO the file, not over it (a leftover -wal would undo a\n\
-            replaced file), keeping its owner and mode:\n\
-               sqlite3 /path/to/barbican.sqlite \".restore 'database.sqlite'\"\n\
-         4. Put back the files whose copies lie here as files!PATH, with ! for /.\n\
-         5. Remove the holds: /etc/systemd/system/*barbican*.service.d/zzz-keymgr-upgrade-hold.conf\n\
-            then systemctl daemon-reload, and start the services.\n\n\
+         Database:    {}\nServer:      {}\nRevision:    {}\n\n\
+         1. Stop every barbican service on every host, and see that they are stopped.\n\n\
+         2. Go to this directory and check the copy:\n\n{}\n\
+         3. Put it back, {how}:\n\n{}\n\
+         4. Put back the files whose copies lie here as files!PATH, with ! for /.\n\n\
+         5. Remove the holds:\n\
+         \x20  /etc/systemd/system/*barbican*.service.d/zzz-keymgr-upgrade-hold.conf\n\
+         \x20  then systemctl daemon-reload, and start the services.\n\n\
+         {KEKS} holds the keys' own rows, wrapped as they are in the database:\n\
+         id, plugin, project and plugin_meta of each.\n\n\
          This copy holds the ciphertext of every secret. Where simple_crypto is used,\n\
-         the key is in barbican.conf, and so perhaps in files/: guard them together.\n",
-        about.database, about.revision, about.digest
+         the key is in barbican.conf, and so perhaps in files!...: guard them together.\n",
+        about.database,
+        about.server,
+        about.revision,
+        indented(&format!("cd {} &&\nsha256sum -c {SUMS}", db::shell_word(&directory.display().to_string()))),
+        indented(commands),
     )
 }
 
@@ -95,32 +162,79 @@ pub fn size(bytes: u64) -> String {
 /// The backup of the run, if it is whole.
 pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
     let about: About = context.root().read_json(&context.file(ABOUT))?;
-    let copy = context.file(COPY);
-    let shown = context.root().shown(&copy);
-    let bytes = context.root().read(&copy)?.with_context(|| format!("backup {} is missing", shown.display()))?.bytes;
-    if digest(&bytes) != about.digest {
-        bail!("backup {} is damaged: its digest is not the one taken with it", shown.display());
+    if about.format > About::FORMAT {
+        bail!("the backup was taken by a newer keymgr-upgrade: use that one");
+    }
+    let of_copy = (&about.digest, about.copy());
+    for (wanted, name) in about.files.iter().map(|(name, digest)| (digest, name.as_str())).chain([of_copy]) {
+        let file = context.file(&format!("backup/{name}"));
+        let shown = context.root().shown(&file);
+        if !context.root().exists(&file) {
+            bail!("backup {} is missing", shown.display());
+        }
+        if digest_of(&context.root().real_path(&file)?)?.0 != *wanted {
+            bail!("backup {} is damaged: its digest is not the one taken with it", shown.display());
+        }
     }
     Ok(about)
 }
 
+/// SHA-256 and size of a file, however large it is.
+fn digest_of(path: &Path) -> Result<(String, u64)> {
+    let reading = || format!("reading {}", path.display());
+    let mut file = File::open(path).with_context(reading)?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut piece = vec![0; 1 << 18];
+    loop {
+        let count = file.read(&mut piece).with_context(reading)?;
+        if count == 0 {
+            return Ok((hash.finalize().iter().map(|b| format!("{b:02x}")).collect(), size));
+        }
+        hash.update(piece.get(..count).unwrap_or_default());
+        size += count as u64;
+    }
+}
+
+/// The keys' own rows as a small file: without them no secret can ever be read.
+fn keks(database: &Database) -> Result<Vec<u8>> {
+    let rows = database.kek_rows()?;
+    let rows = rows.iter().map(|row| {
+        json!({"id": row.id, "plugin_name": row.plugin_name, "project_id": row.project_id, "plugin_meta": row.plugin_meta})
+    });
+    Ok(serde_json::to_vec_pretty(&rows.collect::<Vec<_>>())?)
+}
+
 pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
-    let copy = context.file(COPY);
     let database = context.site.open(Access::ReadOnly)?;
-    let real = context.root().real_path(&context.file("backup"))?.join("database.sqlite");
-    let fingerprint = database.backup_to(&real).context("backing up the database")?;
+    let dialect = database.dialect().name().to_owned();
+    let copy = copy_name(&dialect);
+    let directory = context.root().real_path(&context.file("backup"))?;
+    let fingerprint = database.backup_to(&directory.join(copy)).context("backing up the database")?;
     crash::point("backup copied");
-    let contents = context.root().read(&copy)?.context("the backup vanished")?;
+    let (digest, size) = digest_of(&directory.join(copy))?;
+    let keks = keks(&database)?;
+    let mut files = BTreeMap::from([(KEKS.to_owned(), files::digest(&keks))]);
+    if database.dialect() != Dialect::Sqlite {
+        files.insert(db::FIRST.to_owned(), digest_of(&directory.join(db::FIRST))?.0);
+    }
     let about = About {
-        format: 1,
+        format: About::FORMAT,
+        dialect,
+        server: database.server()?,
         database: context.site.shown(),
         revision: revision(&database)?,
         fingerprint,
-        digest: digest(&contents.bytes),
-        size: u64::try_from(contents.bytes.len())?,
+        rows: database.row_counts()?,
+        digest,
+        size,
+        files,
     };
-    context.root().write(&context.file("backup/RESTORE.txt"), restore_text(&about).as_bytes(), private())?;
-    context.root().write(&context.file(ABOUT), &serde_json::to_vec_pretty(&about)?, private())
+    let text = restore_text(&about, &directory, &database.restore_commands(copy)?);
+    let write = |name: &str, bytes: &[u8]| context.root().write(&context.file(name), bytes, private());
+    write(&format!("backup/{KEKS}"), &keks)?;
+    write(&format!("backup/{SUMS}"), about.sums().as_bytes())?;
+    write("backup/RESTORE.txt", text.as_bytes())?;
+    write(ABOUT, &serde_json::to_vec_pretty(&about)?)
 }
 
 pub(super) fn observe(context: &mut Context<'_>, from: &str, to: &str) -> Result<Observed> {
@@ -182,10 +296,11 @@ pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
         return Ok(false);
     }
     let about: About = context.root().read_json(&context.file(ABOUT))?;
-    if revision(&context.site.open(Access::ReadOnly)?)? == about.revision {
-        return Ok(false);
+    match context.site.open(Access::ReadOnly)?.revision()? {
+        Ledger::At(revision) if revision == about.revision => Ok(false),
+        // Of a restore that was killed on MySQL the ledger is what is missing until its very end.
+        _ => restore(context),
     }
-    restore(context)
 }
 
 pub(super) fn restore(context: &mut Context<'_>) -> Result<bool> {
@@ -200,9 +315,16 @@ pub(super) fn restore(context: &mut Context<'_>) -> Result<bool> {
     if context.site.open(Access::ReadOnly)?.fingerprint()? == about.fingerprint {
         return Ok(false);
     }
-    let copy: PathBuf = context.root().real_path(&context.file(COPY))?;
-    let restored = Database::restore(context.site.path()?, &copy, context.settings().lock_timeout)?;
-    if restored != about.fingerprint {
+    let copy: PathBuf = context.root().real_path(&context.file("backup"))?.join(about.copy());
+    let restored = if about.dialect == Dialect::Sqlite.name() {
+        Database::restore(context.site.path()?, &copy, context.settings().lock_timeout)
+    } else {
+        context.site.open(Access::ReadWrite)?.restore_from(&copy)
+    };
+    let by_hand = || format!("restoring the database; RESTORE.txt beside {} says how to by hand", copy.display());
+    let restored = restored.with_context(by_hand)?;
+    let rows = context.site.open(Access::ReadOnly)?.row_counts()?;
+    if restored != about.fingerprint || !about.rows.is_empty() && rows != about.rows {
         bail!("the restored database is not what was backed up; see RESTORE.txt beside {}", copy.display());
     }
     Ok(true)

@@ -6,10 +6,9 @@ use std::{cell::Cell, collections::BTreeMap, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain,
+    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain, dump,
     known::Known,
     position,
-    shape::LOCK,
     wire::{Row, Wire},
 };
 use crate::crash;
@@ -26,6 +25,7 @@ const LOCK_WAIT: u64 = 5;
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) wire: Wire,
+    pub(super) url: Url,
     /// How long to wait for locks in all.
     wait: Duration,
     in_transaction: Cell<bool>,
@@ -51,7 +51,7 @@ impl Server {
             Dialect::Postgresql => wire.execute(&format!("SET lock_timeout = '{limit}s'"))?,
             _ => wire.execute(&format!("SET SESSION lock_wait_timeout = {limit}"))?,
         };
-        Ok(Self { wire, wait, in_transaction: Cell::new(false) })
+        Ok(Self { wire, url: url.clone(), wait, in_transaction: Cell::new(false) })
     }
 
     pub(super) fn revision(&self) -> Result<Ledger> {
@@ -77,22 +77,13 @@ impl Server {
         }
     }
 
-    pub(super) fn size(&self) -> Result<u64> {
-        let rows = self.wire.query(match self.wire.dialect() {
-            Dialect::Postgresql => {
-                "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c \
-                 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = current_schema() AND c.relkind = 'r'"
-            }
-            _ => {
-                "SELECT CAST(coalesce(sum(data_length + index_length), 0) AS UNSIGNED) FROM information_schema.tables \
-                 WHERE table_schema = DATABASE()"
-            }
-        })?;
-        Ok(number(&rows).unwrap_or_default())
-    }
-
     pub(super) fn shape(&self) -> Result<Shape> {
         Ok(catalog::read(&self.wire)?.without_ledger())
+    }
+
+    /// The live schema with `alembic_version`.
+    pub(super) fn whole_shape(&self) -> Result<Shape> {
+        catalog::read(&self.wire)
     }
 
     pub(super) fn verify(&self, revision: &str) -> Result<Verification> {
@@ -176,18 +167,19 @@ impl Server {
         }
     }
 
-    /// Rows per table, `alembic_version` included.
+    /// Rows of each of Barbican's tables, `alembic_version` included. Others may be written to at any time: they are no concern of ours.
     pub(super) fn row_counts(&self) -> Result<BTreeMap<String, u64>> {
         let shape = catalog::read(&self.wire)?;
+        let known = dump::known_tables(self.wire.dialect())?;
         let mut counts = BTreeMap::new();
-        for table in shape.tables.into_keys().filter(|t| t != LOCK) {
+        for table in shape.tables.into_keys().filter(|t| known.contains(t)) {
             let rows = self.wire.query(&format!("SELECT count(*) FROM \"{table}\""))?;
             counts.insert(table, number(&rows).unwrap_or_default());
         }
         Ok(counts)
     }
 
-    /// SHA-256 over schema and rows, all of one moment. The digest of a table is the sum of those of its rows, so that no order matters, of which a
+    /// SHA-256 over schema and rows of Barbican's tables, all of one moment. The digest of a table is the sum of those of its rows, so that no order matters, of which a
     /// server's collations would decide; each value carries its length, so no two contents run together.
     pub(super) fn fingerprint(&self) -> Result<String> {
         let own = !self.in_transaction.get();
@@ -211,8 +203,9 @@ impl Server {
 
     fn digest(&self) -> Result<String> {
         let shape = catalog::read(&self.wire)?;
+        let known = dump::known_tables(self.wire.dialect())?;
         let mut all = Sha256::new();
-        for (name, table) in shape.tables.iter().filter(|(t, _)| *t != LOCK) {
+        for (name, table) in shape.tables.iter().filter(|(t, _)| known.contains(*t)) {
             all.update(table.canonical(name));
             let columns: Vec<String> = table.columns.keys().map(|c| format!("\"{c}\"")).collect();
             let mut sum = [0_u8; 32];

@@ -1,0 +1,408 @@
+//! Backup and restore of a database on a server, by the server's own client programs.
+//!
+//! Only Barbican's tables are dumped and put back: every one that some revision knows. Whatever else is in the database stays as it is, and what
+//! would stand in the way of a restore is named before a backup is taken. A backup is two files: the dump, and [`FIRST`], which takes away what is
+//! there when it is put back. On PostgreSQL that and the load are one transaction; MySQL and MariaDB have none for this, and there a restore that
+//! was killed is carried out again: the ledger is the first table to go and the last to come.
+mod mysql;
+mod postgresql;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Dialect, Result, backup, chain, error, head,
+    known::Known,
+    server::Server,
+    shape::{LEDGER, Shape},
+    wire::{Row, Wire},
+};
+use crate::{command::Output, crash};
+
+/// What takes Barbican's tables away, beside the dump: statements that come before those of the dump.
+pub const FIRST: &str = "restore-first.sql";
+
+/// What stands in the way of a backup, or of restoring it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is wrong, one line.
+    pub title: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Problem {
+    fn new(title: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { title: title.into(), remedy: remedy.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.title, self.remedy)
+    }
+}
+
+/// What can go wrong with a backup by client programs.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// Found before anything was done.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Problems(Vec<Problem>),
+    /// A client program failed.
+    #[error("{url}: {doing}: {why}")]
+    Program {
+        /// The database, without a password.
+        url: String,
+        /// What was being done.
+        doing: &'static str,
+        /// The program, how it ended and what it said last.
+        why: String,
+    },
+    /// The client programs read other settings than we do.
+    #[error("{url}: the client programs reach another database than the URL names: nothing is done")]
+    Elsewhere {
+        /// The database, without a password.
+        url: String,
+    },
+    /// The database was written to while it was dumped.
+    #[error("{url}: somebody wrote to it while it was backed up{what}: stop what does, then try again")]
+    Changed {
+        /// The database, without a password.
+        url: String,
+        /// Tables and their rows before and after, or empty.
+        what: String,
+    },
+    /// No room for the dump.
+    #[error("{}: {needed} bytes may be needed for the backup, {free} are free", .path.display())]
+    Space {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the tables.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// The dump is not what it should be.
+    #[error("{}: the dump is not whole: {why}", .path.display())]
+    NotWhole {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// Names of every table that some revision of Barbican has, and of its ledger.
+pub(super) fn known_tables(dialect: Dialect) -> Result<BTreeSet<String>> {
+    let mut names: BTreeSet<String> = Known::at(head(), dialect)?.fresh.tables.into_keys().collect();
+    for revision in chain() {
+        // What there was and is no more was renamed or dropped, and a revision that does not say so is refused.
+        names.extend(revision.renames.tables.keys().cloned());
+        names.extend(revision.drops.iter().filter(|d| !d.contains(['.', ' '])).cloned());
+    }
+    names.insert(LEDGER.to_owned());
+    Ok(names)
+}
+
+/// What a backup of one database has to do with.
+struct Job<'a> {
+    server: &'a Server,
+    shape: Shape,
+    /// Those of Barbican's tables that are there, the ledger last: a load that was killed leaves none.
+    tables: Vec<String>,
+    known: BTreeSet<String>,
+}
+
+impl<'a> Job<'a> {
+    fn new(server: &'a Server) -> Result<Self> {
+        let known = known_tables(server.wire.dialect())?;
+        let shape = server.whole_shape()?;
+        let mut tables: Vec<String> = shape.tables.keys().filter(|t| known.contains(*t)).cloned().collect();
+        tables.sort_by_key(|t| t == LEDGER);
+        Ok(Self { server, shape, tables, known })
+    }
+
+    fn wire(&self) -> &Wire {
+        &self.server.wire
+    }
+
+    /// The names as a list of SQL literals, of which there is at least one.
+    fn literals(&self) -> String {
+        let names = self.tables.iter().map(|t| format!("'{}'", t.replace('\'', "''")));
+        names.chain(["''".to_owned()]).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The first column of a query, NULLs left out.
+    fn column(&self, sql: &str) -> Result<Vec<String>> {
+        let rows = self.wire().query(sql)?;
+        Ok(rows.into_iter().filter_map(|row: Row| row.into_iter().next().flatten()).collect())
+    }
+
+    fn program(&self, doing: &'static str, why: impl fmt::Display) -> DumpError {
+        DumpError::Program { url: self.wire().url().to_owned(), doing, why: why.to_string() }
+    }
+
+    fn problems(&self) -> Result<Vec<Problem>> {
+        match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::problems(self),
+            Dialect::Mysql | Dialect::Sqlite => mysql::problems(self),
+        }
+    }
+
+    fn refuse_problems(&self) -> Result<()> {
+        let problems = self.problems()?;
+        if problems.is_empty() { Ok(()) } else { Err(DumpError::Problems(problems).into()) }
+    }
+
+    /// Bytes of the tables, as the server counts them.
+    fn size(&self) -> Result<u64> {
+        let sql = match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::size(self),
+            Dialect::Mysql | Dialect::Sqlite => mysql::size(self),
+        };
+        Ok(self.column(&sql)?.first().and_then(|n| n.parse().ok()).unwrap_or_default())
+    }
+
+    /// Refuses where the client programs do not reach the database that we are connected to: what they would dump, or drop, is another one.
+    fn refuse_elsewhere(&self) -> Result<()> {
+        let counted = self.tables.iter().filter(|t| {
+            let columns = self.shape.tables.get(*t).map(|table| &table.columns);
+            columns.is_some_and(|columns| columns.contains_key("id"))
+        });
+        let one = |t: &String| format!("SELECT '{t}', count(*), coalesce(min(id), ''), coalesce(max(id), '') FROM {t}");
+        let Some(sql) = counted.map(one).reduce(|all, one| format!("{all} UNION ALL {one}")) else { return Ok(()) };
+        let sql = format!("{sql} ORDER BY 1");
+        let ours = self.wire().query(&sql)?.into_iter();
+        let ours: Vec<String> = ours.map(|r| r.into_iter().flatten().collect::<Vec<_>>().join("\t")).collect();
+        let mut theirs = String::new();
+        let mut output = match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::ask(self, &sql),
+            Dialect::Mysql | Dialect::Sqlite => mysql::ask(self, &sql),
+        }?;
+        output.read_to_string(&mut theirs).map_err(|why| self.program("asking", why))?;
+        if ours.iter().map(String::as_str).eq(theirs.lines()) {
+            Ok(())
+        } else {
+            Err(DumpError::Elsewhere { url: self.wire().url().to_owned() }.into())
+        }
+    }
+
+    /// The dump, as it comes.
+    fn dump(&self) -> Result<Output> {
+        match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::dump(self),
+            Dialect::Mysql | Dialect::Sqlite => mysql::dump(self),
+        }
+    }
+
+    /// What comes before it.
+    fn first(&self) -> Result<String> {
+        match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::first(self),
+            Dialect::Mysql | Dialect::Sqlite => Ok(mysql::first(self)),
+        }
+    }
+
+    /// Looks whether a dump came to its end, and whether these tables are in it where that can be told.
+    fn check_dump(&self, path: &Path, tables: &[String]) -> Result<()> {
+        match self.wire().dialect() {
+            Dialect::Postgresql => postgresql::check_dump(path, tables),
+            Dialect::Mysql | Dialect::Sqlite => mysql::check_dump(path),
+        }
+    }
+
+    fn fill(&self, file: &mut File, path: &Path) -> Result<()> {
+        let mut output = self.dump()?;
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            let count = match output.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(why) => return Err(self.program("dumping", why).into()),
+            };
+            let piece = piece.get(..count).unwrap_or_default();
+            file.write_all(piece).map_err(|e| error::io(path, "cannot be written", e))?;
+            crash::point("piece dumped");
+        }
+    }
+}
+
+/// Content of a database: fingerprint, and rows of each table.
+type State = (String, BTreeMap<String, u64>);
+
+impl Server {
+    fn state(&self) -> Result<State> {
+        Ok((self.fingerprint()?, self.row_counts()?))
+    }
+
+    /// Everything that keeps a backup from being taken or from being restored.
+    pub(super) fn backup_problems(&self) -> Result<Vec<Problem>> {
+        Job::new(self)?.problems()
+    }
+
+    /// Bytes of Barbican's tables: about what a backup takes.
+    pub(super) fn size(&self) -> Result<u64> {
+        Job::new(self)?.size()
+    }
+
+    /// The server's product and version, for people.
+    pub(super) fn version(&self) -> Result<String> {
+        let job = Job { server: self, shape: Shape::default(), tables: Vec::new(), known: BTreeSet::new() };
+        match self.wire.dialect() {
+            Dialect::Postgresql => postgresql::server(&job).map(|v| format!("PostgreSQL {v}")),
+            Dialect::Mysql | Dialect::Sqlite => mysql::server(&job),
+        }
+    }
+
+    /// The commands that restore the dump `file` by hand, in the directory of the backup. No password is in them.
+    pub(super) fn restore_commands(&self, file: &str) -> Result<String> {
+        let job = Job::new(self)?;
+        match self.wire.dialect() {
+            Dialect::Postgresql => Ok(postgresql::commands(&job, file)),
+            Dialect::Mysql | Dialect::Sqlite => mysql::commands(&job, file),
+        }
+    }
+
+    /// Dumps Barbican's tables to `path`, with [`FIRST`] beside it, both mode 0600 and synced, and returns the fingerprint of the database, which
+    /// was the same before and after. An interrupted dump never bears the name.
+    pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
+        let job = Job::new(self)?;
+        job.refuse_problems()?;
+        let needed = job.size()?;
+        let free = free_space(path)?;
+        if needed > free {
+            return Err(DumpError::Space { path: path.to_owned(), needed, free }.into());
+        }
+        job.refuse_elsewhere()?;
+        let before = self.state()?;
+        let first = path.with_file_name(FIRST);
+        place(&first, |file, partial| {
+            let text = job.first()?;
+            file.write_all(text.as_bytes()).map_err(|e| error::io(partial, "cannot be written", e))
+        })?;
+        place(path, |file, partial| {
+            crash::point("backup begun");
+            job.fill(file, partial)?;
+            job.check_dump(partial, &job.tables)?;
+            crash::point("backup filled");
+            let after = self.state()?;
+            if before == after { Ok(()) } else { Err(self.changed(&before, &after).into()) }
+        })?;
+        Ok(before.0)
+    }
+
+    fn changed(&self, before: &State, after: &State) -> DumpError {
+        let rows = |state: &State, table: &str| state.1.get(table).map_or_else(|| "none".to_owned(), u64::to_string);
+        let names: BTreeSet<&String> = before.1.keys().chain(after.1.keys()).collect();
+        let differ = names.into_iter().filter(|t| before.1.get(*t) != after.1.get(*t));
+        let tables: Vec<String> =
+            differ.map(|t| format!("{t} had {} rows, then {}", rows(before, t), rows(after, t))).collect();
+        let what = if tables.is_empty() { String::new() } else { format!(" ({})", tables.join(", ")) };
+        DumpError::Changed { url: self.wire.url().to_owned(), what }
+    }
+
+    /// Puts the dump at `path`, with [`FIRST`] beside it, in the place of Barbican's tables, and returns the fingerprint of what is there then. May
+    /// be repeated after a crash. Whether the files are those of the backup is the caller's to know.
+    pub(super) fn restore_from(&self, path: &Path) -> Result<String> {
+        let job = Job::new(self)?;
+        job.refuse_problems()?;
+        job.check_dump(path, &[LEDGER.to_owned()])?;
+        job.refuse_elsewhere()?;
+        let first = path.with_file_name(FIRST);
+        let first = fs::read_to_string(&first).map_err(|e| error::io(&first, "cannot be read", e))?;
+        crash::point("restore begun");
+        match self.wire.dialect() {
+            Dialect::Postgresql => postgresql::load(&job, &first, path),
+            Dialect::Mysql | Dialect::Sqlite => mysql::load(&job, &first, path),
+        }?;
+        crash::point("database restored");
+        self.fingerprint()
+    }
+}
+
+/// Writes a file that bears its name only when it is whole and on disk.
+fn place(path: &Path, write: impl FnOnce(&mut File, &Path) -> Result<()>) -> Result<()> {
+    let partial = backup::partial(path);
+    backup::remove(&partial)?;
+    let written = || {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
+        let mut file = file.map_err(|e| error::io(&partial, "cannot be created", e))?;
+        write(&mut file, &partial)?;
+        file.sync_all().map_err(|e| error::io(&partial, "cannot be synced", e))?;
+        #[expect(clippy::disallowed_methods, reason = "file and directory are synced here")]
+        fs::rename(&partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
+        backup::sync_directory(path)
+    };
+    let done = written();
+    if done.is_err() {
+        // A disk that was too small for the backup needs the room. The error that matters is the first one.
+        backup::remove(&partial).ok();
+    }
+    done
+}
+
+/// Bytes free where `path` is to be, for an unprivileged writer.
+fn free_space(path: &Path) -> Result<u64> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(directory).map_err(|e| error::io(directory, "cannot be looked at", e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// The command that restores a SQLite file by hand: into the file, not over it, since a leftover `-wal` would undo a replaced file.
+pub(super) fn sqlite_commands(path: &Path, file: &str) -> String {
+    format!("sqlite3 {} \".restore '{file}'\"\n", shell_word(&path.display().to_string()))
+}
+
+/// A word as a shell reads it.
+#[must_use]
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// The numbers at the beginning of a version, `15.20 (Debian 15.20-0+deb12u1)` -> 15, 20.
+fn numbers(version: &str) -> Vec<u64> {
+    let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
+    version.get(..end).unwrap_or_default().split('.').map_while(|n| n.parse().ok()).collect()
+}
+
+const NONE: &str = "or set [database] backup = none and have a backup of your own";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_every_revision_are_known() {
+        let known = known_tables(Dialect::Mysql).unwrap();
+        for name in ["alembic_version", "secrets", "tenants", "projects", "tenant_secret", "kek_data"] {
+            assert!(known.contains(name), "{name} is not in {known:?}");
+        }
+        assert!(!known.contains("keymgr_upgrade_lock"), "a lock is never restored");
+        // Every table at every revision.
+        for revision in chain() {
+            for table in Known::at(&revision.id, Dialect::Mysql).unwrap().fresh.tables.keys() {
+                assert!(known.contains(table), "{table} of {}", revision.id);
+            }
+        }
+    }
+
+    #[test]
+    fn words_and_versions() {
+        assert_eq!(shell_word("--user=barbican"), "--user=barbican");
+        assert_eq!(shell_word("host='a' b"), "'host='\\''a'\\'' b'");
+        assert_eq!(numbers("15.20 (Debian 15.20-0+deb12u1)"), [15, 20]);
+        assert_eq!(numbers("10.11.19-MariaDB"), [10, 11, 19]);
+        assert!(numbers("unknown").is_empty());
+    }
+}
