@@ -91,6 +91,8 @@ fn mariadb_what_others_left_half_done_is_taken_up_or_named() {
     site.run(&["db", "upgrade", "30dba269cc64", "--yes"]).expect(0);
     base.load(renamed);
     let before = dumped(&base);
-    site.run(&["db", "upgrade", "--yes"]).expect(3).says("it cannot be told whether secret_acls.project_access was filled");
+    site.run(&["db", "upgrade", "--yes"])
+        .expect(3)
+        .says("it cannot be told whether secret_acls.project_access was filled");
     assert!(before == dumped(&base));
 }

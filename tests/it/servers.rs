@@ -100,7 +100,8 @@ fn shared(kind: Kind) -> (Server, File) {
         return (server, used);
     }
     let server = Server::start(kind, &[], &[]);
-    fs::write(&state, format!("{}\n{}\n", server.dir.display(), server.port)).unwrap();
+    let whose = env!("CARGO_MANIFEST_DIR");
+    fs::write(&state, format!("{whose}\n{}\n{}\n", server.dir.display(), server.port)).unwrap();
     // A session of its own: a runner that ends this test's process group leaves it alone.
     Command::new("setsid")
         .arg("-f")
@@ -158,6 +159,8 @@ impl Server {
     fn read(kind: Kind, state: &Path) -> Option<Self> {
         let text = fs::read_to_string(state).ok()?;
         let mut lines = text.lines();
+        // A copied tree would otherwise use a server that its own watcher does not keep.
+        lines.next().filter(|whose| *whose == env!("CARGO_MANIFEST_DIR"))?;
         Some(Self { kind, dir: lines.next()?.into(), port: lines.next()?.parse().ok()? })
     }
 
