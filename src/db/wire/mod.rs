@@ -13,6 +13,9 @@ use super::{Dialect, Error, Result, Url};
 /// One row: every value as the server prints it; NULL is `None`.
 pub(super) type Row = Vec<Option<String>>;
 
+/// What takes the rows of [`Wire::each`], value by value as the server prints them; NULL is `None`.
+pub(super) type EachRow<'a> = dyn FnMut(&[Option<&[u8]>]) -> Result<()> + 'a;
+
 /// What a statement answers.
 #[derive(Debug, Default)]
 struct Answer {
@@ -100,7 +103,7 @@ impl Wire {
     }
 
     /// Runs one SELECT and hands over row by row, in constant memory. `row` must not use this connection.
-    pub(super) fn each(&self, sql: &str, row: &mut dyn FnMut(&[Option<&[u8]>]) -> Result<()>) -> Result<()> {
+    pub(super) fn each(&self, sql: &str, row: &mut EachRow<'_>) -> Result<()> {
         match &self.session {
             Session::Postgresql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),
             Session::Mysql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),

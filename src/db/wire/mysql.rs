@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 use ::mysql::{Conn, Opts, OptsBuilder, Value, consts::CapabilityFlags, prelude::Queryable as _};
 use secrecy::ExposeSecret as _;
 
-use super::{Answer, Error, Place, Result, Row, Url, text};
+use super::{Answer, EachRow, Error, Place, Result, Row, Url, text};
 
 /// What every session is set to, whatever the server says.
 ///
@@ -57,12 +57,7 @@ impl Session {
         Ok(Answer { names, rows, affected })
     }
 
-    pub(super) fn each(
-        &mut self,
-        place: &Place,
-        sql: &str,
-        row: &mut dyn FnMut(&[Option<&[u8]>]) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn each(&mut self, place: &Place, sql: &str, row: &mut EachRow<'_>) -> Result<()> {
         let failed = |why| error(place, text::shown(sql), why);
         for values in self.0.query_iter(sql).map_err(failed)? {
             let values = values.map_err(failed)?;

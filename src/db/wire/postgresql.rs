@@ -9,7 +9,7 @@ use std::{
 use postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow, error::SqlState};
 use secrecy::ExposeSecret as _;
 
-use super::{Answer, Error, Place, Result, Row, Url, text};
+use super::{Answer, EachRow, Error, Place, Result, Row, Url, text};
 
 /// Where libpq looks for the socket of a URL without host: as Debian and Red Hat build it, and as upstream does.
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
@@ -20,7 +20,7 @@ const SETTINGS: &str = "SET client_encoding TO 'UTF8'; SET standard_conforming_s
     SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0; SET xmloption TO 'content'";
 
 /// A session of PostgreSQL.
-pub(super) struct Session(Client);
+pub(super) struct Session(Box<Client>);
 
 impl Session {
     pub(super) fn open(place: &Place, url: &Url, application: &str, wait: Duration) -> Result<Self> {
@@ -38,7 +38,7 @@ impl Session {
         };
         let mut client = config.connect(NoTls).map_err(|why| error(place, "connecting", &why))?;
         client.batch_execute(SETTINGS).map_err(|why| error(place, "setting the session up", &why))?;
-        Ok(Self(client))
+        Ok(Self(Box::new(client)))
     }
 
     pub(super) fn run(&mut self, place: &Place, shown: &str, sql: &str) -> Result<Answer> {
@@ -59,12 +59,7 @@ impl Session {
         Ok(answer)
     }
 
-    pub(super) fn each(
-        &mut self,
-        place: &Place,
-        sql: &str,
-        row: &mut dyn FnMut(&[Option<&[u8]>]) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn each(&mut self, place: &Place, sql: &str, row: &mut EachRow<'_>) -> Result<()> {
         let doing = || text::shown(sql);
         let copy = format!("COPY ({}\n) TO STDOUT", sql.trim_end().trim_end_matches(';'));
         let mut reader = self.0.copy_out(&copy).map_err(|why| error(place, &doing(), &why))?;
