@@ -214,6 +214,17 @@ impl Url {
         format!("//{host}:{}/{}", self.port.unwrap_or(default), self.database)
     }
 
+    /// The Python driver: the one named, or SQLAlchemy's default.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        match (self.scheme.split_once('+'), self.dialect) {
+            (Some((_, driver)), _) => driver,
+            (None, Dialect::Sqlite) => "pysqlite",
+            (None, Dialect::Postgresql) => "psycopg2",
+            (None, Dialect::Mysql) => "mysqldb",
+        }
+    }
+
     /// The user name, percent-decoded.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
@@ -248,6 +259,12 @@ impl Url {
     #[must_use]
     pub fn params(&self) -> &[(String, String)] {
         &self.params
+    }
+
+    /// The value of one parameter.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -306,7 +323,7 @@ fn dialect_of(scheme: &str) -> Result<Dialect, Error> {
 }
 
 fn parse_params(dialect: Dialect, query: &str) -> Result<Vec<(String, String)>, Error> {
-    let mut params = Vec::new();
+    let mut params: Vec<(String, String)> = Vec::new();
     for item in query.split('&').filter(|item| !item.is_empty()) {
         let (name, value) = item.split_once('=').unwrap_or((item, ""));
         if !known_params(dialect).contains(&name) {
@@ -318,7 +335,14 @@ fn parse_params(dialect: Dialect, query: &str) -> Result<Vec<(String, String)>, 
             let shown = if plain { name } else { "after ?" };
             return Err(refused(&format!("parameter {shown} is not supported for {dialect}")));
         }
-        params.push((name.to_owned(), decode(value, &format!("parameter {name}"))?));
+        if params.iter().any(|(given, _)| given == name) {
+            return Err(refused(&format!("parameter {name} is given twice")));
+        }
+        // SQLAlchemy reads the query as a web form: + is a space, and what has no value is not there.
+        let value = decode(&value.replace('+', " "), &format!("parameter {name}"))?;
+        if !value.is_empty() {
+            params.push((name.to_owned(), value));
+        }
     }
     Ok(params)
 }
@@ -374,6 +398,9 @@ mod tests {
         assert_eq!(url.params(), [("charset".to_owned(), "utf8".to_owned())]);
         assert_eq!(url.to_string(), "mysql+pymysql://barbican:***@db.example:3307/barbican?charset=utf8");
         assert!(!format!("{url:?}").contains("ss"));
+        let url = parse("postgresql://h/d?options=-c+search_path%3Db&sslmode=").unwrap();
+        assert_eq!((url.param("options"), url.param("sslmode")), (Some("-c search_path=b"), None));
+        assert_eq!((url.driver(), parse("mariadb+pymysql://h/d").unwrap().driver()), ("psycopg2", "pymysql"));
 
         let url = parse("postgres://b@[::1]/barbican").unwrap();
         assert_eq!((url.dialect(), url.host(), url.password().is_none()), (Dialect::Postgresql, Some("::1"), true));
@@ -400,6 +427,7 @@ mod tests {
             ("mysql://u:hun?ter2@h/d", "parameter after ?"),
             ("postgresql://u:hunter2@h1,h2/d", "several hosts"),
             ("postgresql://u:hunter2@h/d?service=x", "parameter service"),
+            ("postgresql://u:hunter2@h/d?sslmode=allow&sslmode=require", "sslmode is given twice"),
         ] {
             let why = why(text);
             assert!(why.contains(part), "{text}: {why}");

@@ -77,6 +77,12 @@ impl Private {
     pub(crate) fn start(kind: Kind, environment: &[(&str, &str)], options: &[&str]) -> Self {
         Self { server: Server::start(kind, environment, options) }
     }
+
+    /// Kills it, as a power cut does, and returns when it is gone; its directory stays until the drop.
+    pub(crate) fn kill(&self) {
+        let server = &self.server;
+        assert!(script().args(["kill", server.kind.name()]).arg(&server.dir).status().unwrap().success());
+    }
 }
 
 impl Drop for Private {

@@ -4,6 +4,7 @@
 #
 #   tests/lab/server.sh start postgresql|mariadb DIR PORT [OPTION...]
 #   tests/lab/server.sh watch postgresql|mariadb DIR LOCK SECONDS
+#   tests/lab/server.sh kill  postgresql|mariadb DIR
 #   tests/lab/server.sh stop  postgresql|mariadb DIR
 #
 # start   makes DIR (its parents must be open to all) and returns when the server
@@ -14,7 +15,8 @@
 #         wrong-ca.pem that signed nothing. TLS_STYLE=v1 makes them as they were
 #         made long ago: version 1, no alternative names, RSA keys in PKCS#1.
 # watch   waits until nobody has held LOCK (flock, shared) for SECONDS, then stops.
-# stop    kills the server, and removes DIR.
+# kill    kills the server, and all it started, at once.
+# stop    does so too, and removes DIR.
 set -eu
 do=$1 kind=$2 dir=$3
 
@@ -122,17 +124,18 @@ start_mariadb() {
     answers mariadb --no-defaults -S "$dir/socket" -u root -e 'SELECT 1'
 }
 
-stop() {
+# Nothing of the data is worth an orderly end.
+kill_server() {
     case $kind in
-        postgresql) pid=$(sed -n 1p "$dir/data/postmaster.pid" 2>/dev/null) signal=QUIT ;;
-        *) pid=$(cat "$dir/pid" 2>/dev/null) signal=KILL ;;
+        postgresql) pid=$(sed -n 1p "$dir/data/postmaster.pid" 2>/dev/null) ;;
+        *) pid=$(cat "$dir/pid" 2>/dev/null) ;;
     esac || true
     # The number may long be another's.
-    if [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/data"; then
-        kill -$signal "$pid" 2>/dev/null || true
-        while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-    fi
-    rm -rf "$dir"
+    [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$dir/data" || return 0
+    # PostgreSQL's own children end on QUIT, and its shared memory is freed.
+    case $kind in postgresql) signal=QUIT ;; *) signal=KILL ;; esac
+    kill -$signal "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
 }
 
 case $do in
@@ -152,8 +155,13 @@ watch)
         sleep "$5"
         flock -n 9 && break
     done
-    stop
+    kill_server
+    rm -rf "$dir"
     ;;
-stop) stop ;;
+kill) kill_server ;;
+stop)
+    kill_server
+    rm -rf "$dir"
+    ;;
 *) die "what is $do?" ;;
 esac

@@ -4,9 +4,14 @@
 //! in both: `"x"` quotes a name, `'x'` a string in which only `''` is special, `||` joins, times are UTC.
 mod mysql;
 mod postgresql;
+pub(super) mod target;
 mod text;
+mod tls;
+mod tunnel;
 
-use std::{cell::RefCell, fmt, sync::mpsc, thread, time::Duration};
+use std::{cell::RefCell, fmt, io, sync::mpsc, thread, time::Duration};
+
+use target::Target;
 
 use super::{Dialect, Error, Result, Url};
 
@@ -41,35 +46,50 @@ impl fmt::Debug for Wire {
     }
 }
 
-/// What errors name.
+/// What is connected to, and what errors name.
 #[derive(Clone)]
 struct Place {
     /// The URL, password masked.
     url: String,
     dialect: Dialect,
-    user: String,
     database: String,
+    target: Target,
+}
+
+/// What was going on when an error came.
+#[derive(Clone, Copy)]
+enum Doing<'a> {
+    /// There is no session yet.
+    Connecting,
+    /// This statement was running.
+    Running(&'a str),
+}
+
+impl fmt::Display for Doing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Running(sql) => f.write_str(&text::shown(sql)),
+        }
+    }
 }
 
 impl Wire {
     /// Connects and sets the session up. `application` is how the server's own lists show it (`application_name`,
-    /// `program_name`); `wait` bounds all of it, looking the host up included.
+    /// `program_name`); `wait` bounds all of it, looking the host up included, and so does the URL's own
+    /// `connect_timeout`.
     pub(super) fn connect(url: &Url, application: &str, wait: Duration) -> Result<Self> {
-        let place = Place {
-            url: url.to_string(),
-            dialect: url.dialect(),
-            user: url.user().unwrap_or_default().to_owned(),
-            database: url.database().to_owned(),
-        };
-        let (url, application, at) = (url.clone(), application.to_owned(), place.clone());
-        let session = within(wait, &place, move || match at.dialect {
-            Dialect::Postgresql => {
-                postgresql::Session::open(&at, &url, &application, wait).map(|s| Session::Postgresql(RefCell::new(s)))
-            }
+        let target = Target::of(url)?;
+        let wait = target.timeout.map_or(wait, |own| own.min(wait));
+        let (dialect, database) = (url.dialect(), url.database().to_owned());
+        let place = Place { url: url.to_string(), dialect, database, target };
+        let (password, application, at) = (url.password().cloned(), application.to_owned(), place.clone());
+        let session = within(wait, &place, move || match dialect {
             Dialect::Mysql => {
-                mysql::Session::open(&at, &url, &application, wait).map(|s| Session::Mysql(RefCell::new(s)))
+                mysql::Session::open(&at, password.as_ref(), &application).map(|s| Session::Mysql(RefCell::new(s)))
             }
-            Dialect::Sqlite => Err(Error::Url("a SQLite file is no server".to_owned())),
+            Dialect::Postgresql | Dialect::Sqlite => postgresql::Session::open(&at, password.as_ref(), &application)
+                .map(|s| Session::Postgresql(RefCell::new(s))),
         })?;
         Ok(Self { place, session })
     }
@@ -152,16 +172,40 @@ impl Wire {
 impl Place {
     /// What was asked makes no sense, or the answer does not.
     fn misunderstood(&self, sql: &str, why: &str) -> Error {
-        let (url, doing) = (self.url.clone(), text::shown(sql));
-        Error::Server { url, doing, code: "client".to_owned(), message: why.to_owned() }
+        self.server(Doing::Running(sql), "client", why)
     }
 
-    fn unreachable(&self, why: impl Into<String>) -> Error {
-        Error::Unreachable { url: self.url.clone(), why: why.into() }
+    fn unreachable(&self, why: impl fmt::Display) -> Error {
+        Error::Unreachable { url: self.url.clone(), why: format!("{}: {why}", self.target.address.shown()) }
     }
 
-    fn lost(&self, doing: String, why: impl Into<String>) -> Error {
-        Error::ConnectionLost { url: self.url.clone(), doing, why: why.into() }
+    /// The operating system's word while connecting, with what it means.
+    fn no_way(&self, why: &io::Error) -> Error {
+        self.unreachable(match why.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused: does the server run, and listen there?".to_owned(),
+            io::ErrorKind::NotFound => "there is no such socket: does the server run?".to_owned(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                format!("it hung up while connecting ({why})")
+            }
+            _ => why.to_string(),
+        })
+    }
+
+    fn tls(&self, why: impl Into<String>) -> Error {
+        Error::Tls { url: self.url.clone(), why: why.into() }
+    }
+
+    fn refused(&self, why: impl Into<String>) -> Error {
+        Error::LoginRefused { url: self.url.clone(), user: self.target.user.clone(), why: why.into() }
+    }
+
+    fn lost(&self, doing: Doing<'_>, why: impl fmt::Display) -> Error {
+        Error::ConnectionLost { url: self.url.clone(), doing: doing.to_string(), why: why.to_string() }
+    }
+
+    fn server(&self, doing: Doing<'_>, code: impl Into<String>, message: impl Into<String>) -> Error {
+        let (url, doing) = (self.url.clone(), doing.to_string());
+        Error::Server { url, doing, code: code.into(), message: message.into() }
     }
 }
 

@@ -1,10 +1,19 @@
 //! MySQL and MariaDB, by the crate `mysql`.
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, io, net::TcpStream, os::fd::OwnedFd, os::unix::net::UnixStream};
 
-use ::mysql::{Conn, Opts, OptsBuilder, Value, consts::CapabilityFlags, prelude::Queryable as _};
-use secrecy::ExposeSecret as _;
+use ::mysql::{
+    Conn, DriverError, Error as Failure, MySqlError, Opts, OptsBuilder, Value, consts::CapabilityFlags,
+    prelude::Queryable as _,
+};
+use rustix::net::sockopt;
+use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{Answer, EachRow, Error, Place, Result, Row, Url, text};
+use super::{
+    Answer, Doing, EachRow, Error, Place, Result, Row,
+    target::{Address, Encrypt, Keepalive},
+    text, tls,
+    tunnel::Tunnel,
+};
 
 /// What every session is set to, whatever the server says.
 ///
@@ -22,22 +31,27 @@ const SETTINGS: [&str; 2] = [
 pub(super) struct Session(Conn);
 
 impl Session {
-    pub(super) fn open(place: &Place, url: &Url, application: &str, wait: Duration) -> Result<Self> {
+    pub(super) fn open(place: &Place, password: Option<&SecretString>, application: &str) -> Result<Self> {
         let attributes = HashMap::from([("program_name".to_owned(), application.to_owned())]);
         let options = OptsBuilder::new()
-            .user(url.user())
-            .pass(url.password().map(|password| password.expose_secret().to_owned()))
-            .db_name(Some(url.database()))
-            .ip_or_hostname(Some(url.host().unwrap_or("localhost")))
-            .tcp_port(url.port().unwrap_or(3306))
-            .tcp_connect_timeout(Some(wait))
+            .user(Some(&place.target.user))
+            .pass(password.map(|password| password.expose_secret().to_owned()))
+            .db_name(Some(&place.database))
+            // Or the driver would go from TCP to a socket of its own choice.
             .prefer_socket(false)
             .stmt_cache_size(0)
             .connect_attrs(Some(attributes))
             // The count of an UPDATE is then that of the rows found, as in the other databases.
             .additional_capabilities(CapabilityFlags::CLIENT_FOUND_ROWS);
-        let mut session =
-            Self(Conn::new(Opts::from(options)).map_err(|why| error(place, "connecting".to_owned(), why))?);
+        let mut session = Self(match place.target.tls.encrypt {
+            Encrypt::Never => in_clear(place, options)?,
+            Encrypt::Always => by_tunnel(place, options)?,
+            Encrypt::Allow | Encrypt::Prefer => match by_tunnel(place, options.clone()) {
+                // Nothing would have been checked: in clear is what the drivers without TLS did.
+                Err(Error::Tls { .. }) => in_clear(place, options)?,
+                other => other?,
+            },
+        });
         for setting in SETTINGS {
             session.run(place, setting, setting)?;
         }
@@ -45,7 +59,7 @@ impl Session {
     }
 
     pub(super) fn run(&mut self, place: &Place, shown: &str, sql: &str) -> Result<Answer> {
-        let failed = |why| error(place, text::shown(shown), why);
+        let failed = |why| error(place, Doing::Running(shown), why);
         let result = self.0.query_iter(sql).map_err(failed)?;
         let affected = result.affected_rows();
         let names = result.columns().as_ref().iter().map(|column| column.name_str().into_owned()).collect();
@@ -58,7 +72,7 @@ impl Session {
     }
 
     pub(super) fn each(&mut self, place: &Place, sql: &str, row: &mut EachRow<'_>) -> Result<()> {
-        let failed = |why| error(place, text::shown(sql), why);
+        let failed = |why| error(place, Doing::Running(sql), why);
         for values in self.0.query_iter(sql).map_err(failed)? {
             let values = values.map_err(failed)?;
             let bytes = |n| match values.as_ref(n) {
@@ -80,32 +94,113 @@ fn value(value: Value) -> Result<Option<String>, ()> {
     }
 }
 
-/// Turns an answer of the driver into the variant a caller can act on.
-fn error(place: &Place, doing: String, why: ::mysql::Error) -> Error {
-    let url = place.url.clone();
-    let why = match why {
-        ::mysql::Error::MySqlError(server) => server,
-        other if doing == "connecting" => return place.unreachable(other.to_string()),
-        other => return place.lost(doing, other.to_string()),
+fn in_clear(place: &Place, options: OptsBuilder) -> Result<Conn> {
+    let keepalive = &place.target.keepalive;
+    let milliseconds = u32::try_from(keepalive.idle.as_millis()).ok();
+    let options = match &place.target.address {
+        Address::Socket { path, .. } => options.socket(path.to_str()),
+        Address::Tcp { host, port } => options
+            .ip_or_hostname(Some(host))
+            .tcp_port(*port)
+            .tcp_keepalive_time_ms(milliseconds.filter(|_| keepalive.on))
+            .tcp_keepalive_probe_interval_secs(u32::try_from(keepalive.interval.as_secs()).ok())
+            .tcp_keepalive_probe_count(Some(keepalive.count)),
     };
-    let (code, message) = (why.code, why.message);
+    Conn::new(Opts::from(options)).map_err(|why| error(place, Doing::Connecting, why))
+}
+
+fn by_tunnel(place: &Place, options: OptsBuilder) -> Result<Conn> {
+    let target = &place.target;
+    let connector = tls::connector(&target.tls).map_err(|why| place.tls(why))?;
+    let no_way = |why: io::Error| place.no_way(&why);
+    let (server, host) = match &target.address {
+        Address::Socket { path, .. } => (OwnedFd::from(UnixStream::connect(path).map_err(no_way)?), "localhost"),
+        Address::Tcp { host, port } => {
+            let server = TcpStream::connect((host.as_str(), *port)).map_err(no_way)?;
+            server.set_nodelay(true).and_then(|()| keep_alive(&server, &target.keepalive)).map_err(no_way)?;
+            (OwnedFd::from(server), host.as_str())
+        }
+    };
+    let required = target.tls.encrypt == Encrypt::Always;
+    let tunnel = Tunnel::start(server, connector, host, required).map_err(|why| place.tls(why.to_string()))?;
+    let options = options.socket(tunnel.socket().to_str());
+    match Conn::new(Opts::from(options)) {
+        Ok(conn) => Ok(conn),
+        // The server's own word says more than the tunnel's end.
+        Err(why @ Failure::MySqlError(_)) => Err(error(place, Doing::Connecting, why)),
+        Err(why) => Err(tunnel.failure().map_or_else(|| error(place, Doing::Connecting, why), |why| place.tls(why))),
+    }
+}
+
+fn keep_alive(server: &TcpStream, keepalive: &Keepalive) -> io::Result<()> {
+    sockopt::set_socket_keepalive(server, keepalive.on)?;
+    sockopt::set_tcp_keepidle(server, keepalive.idle)?;
+    sockopt::set_tcp_keepintvl(server, keepalive.interval)?;
+    sockopt::set_tcp_keepcnt(server, keepalive.count)?;
+    Ok(())
+}
+
+/// Turns an answer of the driver into the variant a caller can act on.
+fn error(place: &Place, doing: Doing<'_>, why: Failure) -> Error {
+    match (why, doing) {
+        (Failure::MySqlError(why), _) => answered(place, doing, why),
+        (Failure::IoError(why), Doing::Connecting) => place.no_way(&why),
+        (Failure::DriverError(DriverError::CouldNotConnect(Some((_, why, kind)))), _) => {
+            place.no_way(&io::Error::new(kind, why))
+        }
+        (Failure::DriverError(DriverError::UnknownAuthPlugin(plugin)), _) => {
+            place.refused(format!("it wants the authentication plugin {plugin}, which is not supported"))
+        }
+        (Failure::DriverError(why @ DriverError::CleartextPluginDisabled), _) => {
+            place.refused(format!("it wants the password in clear, which is not supported ({why})"))
+        }
+        (Failure::IoError(why), _) => place.lost(doing, why),
+        (Failure::CodecError(why), Doing::Running(_)) => place.lost(doing, why),
+        (Failure::DriverError(why), Doing::Running(_)) => place.server(doing, "client", why.to_string()),
+        (why, Doing::Connecting) => place.unreachable(why),
+        (why, Doing::Running(_)) => place.server(doing, "client", why.to_string()),
+    }
+}
+
+/// Numbers: MySQL's and MariaDB's lists of server errors.
+fn answered(place: &Place, doing: Doing<'_>, why: MySqlError) -> Error {
+    let (url, code, message) = (place.url.clone(), why.code, why.message);
+    let full = ["Errcode: 28", "errno: 28", "error 28 "].iter().any(|sign| message.contains(sign));
     match code {
-        1045 | 1698 | 1251 => Error::LoginRefused { url, user: place.user.clone(), why: message },
+        _ if full => Error::ServerDisk { url, doing: doing.to_string() },
+        1021 | 1114 => Error::ServerDisk { url, doing: doing.to_string() },
+        // Wrong password; no such plugin; expired; locked; host not allowed, or after too many errors.
+        1045 | 1698 | 1251 | 1524 | 1820 | 1862 | 3118 | 4151 | 1129 | 1130 => {
+            let hint = if place.target.tls.encrypt == Encrypt::Never {
+                " (it may want TLS, which is switched off)"
+            } else {
+                ""
+            };
+            place.refused(message + hint)
+        }
+        3159 => place.tls("the server lets nobody in without"),
         1049 => Error::NoSuchDatabase { url, database: place.database.clone() },
-        1205 | 1213 | 3572 => Error::LockTimeout { url, doing },
-        1044 | 1142 | 1143 | 1227 | 1370 | 1410 => Error::Denied { url, doing, why: message },
-        1021 | 1114 => Error::ServerDisk { url, doing },
-        1053 | 1927 | 3169 => Error::ConnectionLost { url, doing, why: message },
-        1040 | 1203 | 1226 => place.unreachable(message),
-        _ => Error::Server { url, doing, code: code.to_string(), message: plain(code, message) },
+        // Waited too long; deadlock, also between Galera nodes; NOWAIT.
+        1205 | 1213 | 3572 => Error::LockTimeout { url, doing: doing.to_string() },
+        // The last two: the server is read-only.
+        1044 | 1142 | 1143 | 1227 | 1370 | 1410 | 1290 | 1836 => {
+            Error::Denied { url, doing: doing.to_string(), why: message }
+        }
+        // Shut down, killed, idle for too long.
+        1053 | 1927 | 3169 | 4031 => place.lost(doing, message),
+        // Too many connections; a Galera node that is not part of its cluster.
+        1040 | 1203 | 1226 | 1047 => place.unreachable(message),
+        _ => place.server(doing, code.to_string(), plain(code, message)),
     }
 }
 
 /// Messages without the values of rows that some of them quote.
 fn plain(code: u16, message: String) -> String {
     match code {
-        // What is quoted here names tables and columns.
-        1050 | 1051 | 1054 | 1060 | 1061 | 1091 | 1146 | 1406 | 1048 | 1364 => message,
+        // What is quoted here are names of tables, columns and keys.
+        1048 | 1050 | 1051 | 1054 | 1060 | 1061 | 1068 | 1072 | 1091 | 1146 | 1193 | 1264 | 1265 | 1364 | 1406 => {
+            message
+        }
         _ => text::without_values(&message),
     }
 }

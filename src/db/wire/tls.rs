@@ -1,0 +1,74 @@
+//! One TLS for both drivers: native-tls, set up to trust exactly what the URL says.
+use std::{fs, path::Path};
+
+use native_tls::{Certificate, Identity, TlsConnector};
+use openssl::{error::ErrorStack, pkey::PKey};
+
+use super::target::{Check, Tls};
+
+/// What connects as `tls` says; the error is why not, naming the file.
+pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+    let mut builder = TlsConnector::builder();
+    builder.disable_built_in_roots(!tls.system);
+    for path in &tls.authorities {
+        for certificate in authorities(path)? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    if let Some((certificate, key)) = &tls.identity {
+        builder.identity(identity(certificate, key)?);
+    }
+    builder.danger_accept_invalid_hostnames(tls.check < Check::Name);
+    builder.danger_accept_invalid_certs(tls.check < Check::Authority);
+    builder.build().map_err(|why| reason(&why))
+}
+
+/// The certificates in a file, or in the files of a directory.
+fn authorities(path: &Path) -> Result<Vec<Certificate>, String> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(|why| format!("{}: {why}", path.display()))?;
+        files = entries.iter().map(fs::DirEntry::path).filter(|file| file.is_file()).collect();
+    }
+    let mut certificates = Vec::new();
+    for file in files {
+        // What else lies in such a directory is no certificate, and no fault.
+        certificates.extend(Certificate::stack_from_pem(&read(&file)?).unwrap_or_default());
+    }
+    if certificates.is_empty() {
+        return Err(format!("{}: no certificate in PEM", path.display()));
+    }
+    Ok(certificates)
+}
+
+/// native-tls takes keys in PKCS#8 only; `openssl rsa` and old tools write others.
+fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
+    let bad = |what: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", what.display());
+    // Without a callback OpenSSL would ask for a password on the terminal.
+    let parsed = PKey::private_key_from_pem_callback(&read(key)?, |_| Err(ErrorStack::get()));
+    let parsed = parsed.map_err(|_| bad(key, &"no private key in PEM, or one with a password"))?;
+    let pem = parsed.private_key_to_pem_pkcs8().map(zeroize::Zeroizing::new).map_err(|why| bad(key, &why))?;
+    Identity::from_pkcs8(&read(certificate)?, &pem).map_err(|why| bad(certificate, &reason(&why)))
+}
+
+fn read(file: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
+    fs::read(file).map(zeroize::Zeroizing::new).map_err(|why| format!("{}: {why}", file.display()))
+}
+
+/// What OpenSSL says, without its error numbers and the lines of its source: the result of the verification in
+/// brackets at the end, or the fourth field of `error:NUMBER:LIBRARY:FUNCTION:REASON:FILE:LINE:DETAIL`.
+pub(super) fn reason(why: &native_tls::Error) -> String {
+    let text = why.to_string();
+    if let Some((_, verification)) = text.strip_suffix(')').and_then(|text| text.rsplit_once('(')) {
+        return match verification {
+            "hostname mismatch" | "IP address mismatch" => "the server's certificate names another host".to_owned(),
+            other => format!("the server's certificate is not trusted: {other}"),
+        };
+    }
+    let first = text.split(", ").next().unwrap_or_default();
+    match first.split(':').nth(4) {
+        Some(reason) if first.starts_with("error:") => reason.to_owned(),
+        _ => text,
+    }
+}
