@@ -155,7 +155,7 @@ fn error(place: &Place, doing: Doing<'_>, why: &postgres::Error) -> Error {
     }
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     match (doing, io) {
-        (Doing::Connecting, Some(io)) => place.no_way(io),
+        (Doing::Connecting, Some(io)) => tls::alert(io).map_or_else(|| place.no_way(io), |why| place.tls(why)),
         (Doing::Connecting, None) if cause.contains("password missing") => {
             place.refused("it wants a password, and the URL has none")
         }

@@ -100,7 +100,7 @@ fn mariadb_speaks() {
 /// More than any buffer holds, in both directions, with TLS and without.
 #[test]
 fn long_values() {
-    let value = "0123456789abcde\\".repeat(300_000);
+    let value = "0123456789abcde\\".repeat(100_000);
     for server in both() {
         let base = server.database(match server.kind() {
             Kind::Postgresql => "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)",
@@ -173,6 +173,8 @@ fn postgresql_tls() {
     fails("barbican", "sslmode=verify-ca&sslrootcert=/no/such/ca.pem", "no TLS connection: /no/such/ca.pem");
     fails("tls_only", "sslmode=disable", "refuses user tls_only: pg_hba.conf rejects");
     fails("tls_client", "", "valid client certificate");
+    let stranger = format!("sslmode=require&sslcert={wrong}&sslkey={}", server.tls("wrong-ca.key"));
+    fails("tls_client", &stranger, "no TLS connection: ");
     let half = format!("sslcert={}&sslkey={}", server.tls("client.pem"), server.tls("client.pem"));
     fails("tls_client", &half, "client.pem: no private key");
 }
@@ -206,6 +208,37 @@ fn mariadb_tls() {
     fails("tls_only", "ssl_mode=DISABLED", "refuses user tls_only");
     fails("tls_only", "ssl_mode=DISABLED", "may want TLS");
     fails("tls_client", "", "refuses user tls_client");
+    fails("tls_client", &format!("ssl_cert={wrong}&ssl_key={}", server.tls("wrong-ca.key")), "no TLS connection: ");
+}
+
+/// With an authority named, those of the operating system count for nothing. OpenSSL takes them from a variable, which
+/// only a process of its own may have.
+#[test]
+fn authorities_of_the_system() {
+    let (postgresql, mariadb) = (servers::postgresql(), servers::mariadb());
+    if std::env::var_os("SSL_CERT_FILE").is_none() {
+        for server in both() {
+            #[expect(clippy::disallowed_methods, reason = "the test once more, in another environment")]
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "db::wire::tests::authorities_of_the_system"])
+                .env("SSL_CERT_FILE", server.tls("ca.pem"))
+                .status();
+            assert!(status.unwrap().success());
+        }
+        return;
+    }
+    let trusted = std::env::var("SSL_CERT_FILE").unwrap();
+    for (server, by_system, by_other) in [
+        (postgresql, "sslrootcert=system", "sslmode=verify-ca&sslrootcert="),
+        (mariadb, "ssl_verify_cert=true", "ssl_check_hostname=false&ssl_ca="),
+    ] {
+        if trusted == server.tls("ca.pem") {
+            let base = server.database("");
+            with(&base, "barbican", "127.0.0.1", by_system).unwrap();
+            let other = format!("{by_other}{}", server.tls("wrong-ca.pem"));
+            says(with(&base, "barbican", "127.0.0.1", &other), "not trusted");
+        }
+    }
 }
 
 /// Certificates of version 1 without any other name than a CN, and a key in PKCS#1, as old instructions make them.

@@ -1,5 +1,5 @@
 //! One TLS for both drivers: native-tls, set up to trust exactly what the URL says.
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use native_tls::{Certificate, Identity, TlsConnector};
 use openssl::{error::ErrorStack, pkey::PKey};
@@ -56,19 +56,45 @@ fn read(file: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
     fs::read(file).map(zeroize::Zeroizing::new).map_err(|why| format!("{}: {why}", file.display()))
 }
 
-/// What OpenSSL says, without its error numbers and the lines of its source: the result of the verification in
-/// brackets at the end, or the fourth field of `error:NUMBER:LIBRARY:FUNCTION:REASON:FILE:LINE:DETAIL`.
+/// What OpenSSL says, in words: the result of the verification if that is what failed, else its own reason.
 pub(super) fn reason(why: &native_tls::Error) -> String {
     let text = why.to_string();
-    if let Some((_, verification)) = text.strip_suffix(')').and_then(|text| text.rsplit_once('(')) {
-        return match verification {
-            "hostname mismatch" | "IP address mismatch" => "the server's certificate names another host".to_owned(),
-            other => format!("the server's certificate is not trusted: {other}"),
-        };
+    match text.strip_suffix(')').and_then(|text| text.rsplit_once('(')) {
+        Some((_, "hostname mismatch" | "IP address mismatch")) => {
+            "the server's certificate names another host".to_owned()
+        }
+        Some((_, other)) => format!("the server's certificate is not trusted: {other}"),
+        None => openssl_reason(&text).unwrap_or(text),
     }
-    let first = text.split(", ").next().unwrap_or_default();
-    match first.split(':').nth(4) {
-        Some(reason) if first.starts_with("error:") => reason.to_owned(),
-        _ => text,
+}
+
+/// The server's word against our certificate, which with TLS 1.3 comes only when something is read.
+pub(super) fn alert(why: &io::Error) -> Option<String> {
+    openssl_reason(&why.to_string())
+}
+
+/// The reason in `error:NUMBER:LIBRARY:FUNCTION:REASON:FILE:LINE:DETAIL`, which is how OpenSSL prints its errors.
+fn openssl_reason(text: &str) -> Option<String> {
+    let (_, fields) = text.split_once("error:")?;
+    fields.split(':').nth(3).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_alone() {
+        let text = "error:0A00010B:SSL routines:ssl3_get_record:wrong version number:../ssl/record/x.c:354:";
+        assert_eq!(openssl_reason(text).unwrap(), "wrong version number");
+        assert_eq!(alert(&io::Error::other("connection reset")), None);
+        let none = Tls {
+            encrypt: super::super::target::Encrypt::Always,
+            check: Check::Name,
+            authorities: vec!["/dev/null".into()],
+            system: false,
+            identity: None,
+        };
+        assert_eq!(connector(&none).err().unwrap(), "/dev/null: no certificate in PEM");
     }
 }
