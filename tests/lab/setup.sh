@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes what the tests and the demo run against: SoftHSM2, a real Barbican
-# 23.0.0, Python's own readers of the files we edit, and the PKCS#11 shim.
+# 23.0.0, Python's own readers of the files we edit, the PKCS#11 shim, and the
+# programs of the database servers, of which none is left running or enabled.
 #
 #   tests/lab/setup.sh          everything for `make test`
 #   tests/lab/setup.sh demo     only what `make demo` needs (no Python packages)
@@ -52,6 +53,57 @@ softhsm() {
     module=
 }
 
+# The servers' programs alone: tests start their own on temporary directories.
+databases() {
+    need /usr/sbin/mariadbd mariadb-server-core
+    need mariadb-install-db mariadb-server-core
+    need mariadb mariadb-client
+    need mariadb-dump mariadb-client
+    need /usr/lib/galera/libgalera_smm.so galera-4
+    need /usr/sbin/pgbouncer pgbouncer
+    need psql postgresql-client
+    need pg_dump postgresql-client
+    need openssl openssl
+    need flock util-linux
+    need setpriv util-linux
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need no-such-initdb postgresql
+}
+
+# as_root COMMAND...
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Debian's packages make a cluster and start what they bring. A policy of "no"
+# keeps them from it for as long as they are unpacked; a policy that is there
+# already, as in a container, stands.
+hold_services() {
+    conf=/etc/postgresql-common/createcluster.conf
+    case " $missing " in
+        *" postgresql "*)
+            [ -e $conf ] || {
+                as_root mkdir -p /etc/postgresql-common
+                echo 'create_main_cluster = false' | as_root tee $conf >/dev/null
+            }
+            ;;
+    esac
+    policy=/usr/sbin/policy-rc.d
+    [ -e $policy ] && return
+    trap release_services EXIT
+    trap 'exit 1' INT TERM
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+    held=yes
+}
+
+release_services() {
+    [ -z "${held:-}" ] || as_root rm -f /usr/sbin/policy-rc.d
+    held=
+    trap - EXIT INT TERM
+    # Nor is it to start with the machine.
+    case " $missing " in *" pgbouncer "*) as_root update-rc.d pgbouncer disable || true ;; esac
+}
+
 install_packages() {
     need gcc gcc
     need /usr/include/stdio.h libc6-dev
@@ -64,25 +116,26 @@ install_packages() {
         need sqlite3 sqlite3
         find_python
         [ -n "$python" ] || need no-such-python python3-venv
+        databases
     fi
     [ -n "$missing" ] || return 0
     missing=${missing# }
     command -v apt-get >/dev/null ||
         die "no apt-get here; install by hand what these Debian packages hold: $missing"
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
-    [ -z "$as_root" ] || command -v sudo >/dev/null ||
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
         die "root or sudo is needed once, for: apt-get install $missing"
     say "installing $missing"
-    # shellcheck disable=SC2086
     {
         # An old package list names files that are gone: refresh it on failure.
-        $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
-            --no-install-recommends $missing ||
-            { $as_root apt-get update -q &&
-                $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
-                    --no-install-recommends $missing; }
+        hold_services && { apt_install || { as_root apt-get update -q && apt_install; }; } && release_services
     } >"$lab/apt.log" 2>&1 || { tail -n 20 "$lab/apt.log" >&2; die "apt-get failed ($lab/apt.log)"; }
+}
+
+# A configuration file that is there already is kept.
+apt_install() {
+    # shellcheck disable=SC2086
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold $missing
 }
 
 # venv NAME PINS: a virtual environment with exactly those versions. The stamp

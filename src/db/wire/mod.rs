@@ -31,7 +31,7 @@ struct Answer {
 
 /// An open connection. It is closed when dropped; an open transaction is then rolled back by the server.
 pub(super) struct Wire {
-    place: Place,
+    place: Box<Place>,
     session: Session,
 }
 
@@ -91,7 +91,7 @@ impl Wire {
             Dialect::Postgresql | Dialect::Sqlite => postgresql::Session::open(&at, password.as_ref(), &application)
                 .map(|s| Session::Postgresql(RefCell::new(s))),
         })?;
-        Ok(Self { place, session })
+        Ok(Self { place: Box::new(place), session })
     }
 
     /// Which database it is.
@@ -181,12 +181,18 @@ impl Place {
 
     /// The operating system's word while connecting, with what it means.
     fn no_way(&self, why: &io::Error) -> Error {
+        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+        if let Some(alert) = tls::alert(why) {
+            return self.tls(alert);
+        }
         self.unreachable(match why.kind() {
-            io::ErrorKind::ConnectionRefused => "connection refused: does the server run, and listen there?".to_owned(),
-            io::ErrorKind::NotFound => "there is no such socket: does the server run?".to_owned(),
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                format!("it hung up while connecting ({why})")
+            ConnectionRefused => "connection refused: does the server run, and listen there?".to_owned(),
+            NotFound => "there is no such socket: does the server run?".to_owned(),
+            // With TLS 1.3 it judges our certificate only then, and what it says of it may be lost.
+            UnexpectedEof | BrokenPipe | ConnectionReset if self.target.tls.identity.is_some() => {
+                return self.tls(format!("the server hung up ({why}): it may not accept the client certificate"));
             }
+            UnexpectedEof | BrokenPipe | ConnectionReset => format!("it hung up while connecting ({why})"),
             _ => why.to_string(),
         })
     }

@@ -19,12 +19,14 @@ use super::{
 ///
 /// `NO_BACKSLASH_ESCAPES` and `ANSI_QUOTES` give literals and names the meaning that PostgreSQL gives them.
 /// `NO_ZERO_DATE` is left out: a row that holds one must survive an ALTER TABLE. The connection's character set is
-/// ours, not Barbican's: the server converts, and utf8mb4 holds whatever any other can.
+/// ours, not Barbican's: the server converts, and utf8mb4 holds whatever any other can. Of the two comments MariaDB
+/// reads the first and MySQL the second: neither server ends a statement that takes long.
 const SETTINGS: [&str; 2] = [
     "SET NAMES utf8mb4",
     "SET SESSION sql_mode = 'ANSI_QUOTES,PIPES_AS_CONCAT,NO_BACKSLASH_ESCAPES,STRICT_TRANS_TABLES,STRICT_ALL_TABLES,\
      ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', autocommit = 1, \
-     foreign_key_checks = 1, unique_checks = 1, sql_safe_updates = 0, wait_timeout = 28800",
+     foreign_key_checks = 1, unique_checks = 1, sql_safe_updates = 0, wait_timeout = 28800 \
+     /*M!100101 , max_statement_time = 0 */ /*!50708 , max_execution_time = 0 */",
 ];
 
 /// A session of MySQL or MariaDB.
@@ -43,10 +45,12 @@ impl Session {
             .connect_attrs(Some(attributes))
             // The count of an UPDATE is then that of the rows found, as in the other databases.
             .additional_capabilities(CapabilityFlags::CLIENT_FOUND_ROWS);
-        let mut session = Self(match place.target.tls.encrypt {
-            Encrypt::Never => in_clear(place, options)?,
-            Encrypt::Always => by_tunnel(place, options)?,
-            Encrypt::Allow | Encrypt::Prefer => match by_tunnel(place, options.clone()) {
+        let mut session = Self(match (&place.target.address, place.target.tls.encrypt) {
+            (_, Encrypt::Never) => in_clear(place, options)?,
+            (_, Encrypt::Always) => by_tunnel(place, options)?,
+            // What does not leave the host needs none.
+            (Address::Socket { .. }, _) => in_clear(place, options)?,
+            (_, Encrypt::Allow | Encrypt::Prefer) => match by_tunnel(place, options.clone()) {
                 // Nothing would have been checked: in clear is what the drivers without TLS did.
                 Err(Error::Tls { .. }) => in_clear(place, options)?,
                 other => other?,

@@ -18,10 +18,16 @@ use super::{
     text, tls,
 };
 
-/// What every session is set to, whatever server, database and role say.
-const SETTINGS: &str = "SET client_encoding TO 'UTF8'; SET standard_conforming_strings TO on; \
-    SET DateStyle TO 'ISO, YMD'; SET IntervalStyle TO 'postgres'; SET bytea_output TO 'hex'; SET TimeZone TO 'UTC'; \
-    SET statement_timeout TO 0; SET idle_in_transaction_session_timeout TO 0; SET xmloption TO 'content'";
+/// What every session is set to, whatever server, database and role say. The second statement has what old servers do
+/// not know; without `row_security` a policy would hide rows instead of failing.
+const SETTINGS: [&str; 2] = [
+    "SET client_encoding TO 'UTF8'; SET standard_conforming_strings TO on; SET DateStyle TO 'ISO, YMD'; \
+     SET bytea_output TO 'hex'; SET TimeZone TO 'UTC'; SET statement_timeout TO 0; \
+     SET client_min_messages TO warning",
+    "SELECT set_config(s.name, v.value, false) FROM pg_settings s JOIN (VALUES ('row_security', 'off'), \
+     ('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0')) \
+     AS v (name, value) ON v.name = s.name",
+];
 
 /// A session of PostgreSQL.
 pub(super) struct Session(Box<Client>);
@@ -45,7 +51,9 @@ impl Session {
             (tried, _) => tried.map_err(|(why, _)| why)?,
         };
         let mut session = Self(Box::new(client));
-        session.run(place, "setting the session up", SETTINGS)?;
+        for setting in SETTINGS {
+            session.run(place, setting, setting)?;
+        }
         Ok(session)
     }
 
@@ -155,7 +163,7 @@ fn error(place: &Place, doing: Doing<'_>, why: &postgres::Error) -> Error {
     }
     let io = source.and_then(|source| source.downcast_ref::<io::Error>());
     match (doing, io) {
-        (Doing::Connecting, Some(io)) => tls::alert(io).map_or_else(|| place.no_way(io), |why| place.tls(why)),
+        (Doing::Connecting, Some(io)) => place.no_way(io),
         (Doing::Connecting, None) if cause.contains("password missing") => {
             place.refused("it wants a password, and the URL has none")
         }

@@ -1,4 +1,6 @@
 //! Against private servers, whose TLS has an authority made for the occasion.
+#![expect(clippy::disallowed_methods, reason = "tests run openssl, and themselves in another environment")]
+
 use std::{io::Read as _, io::Write as _, net::TcpListener, process::Command};
 
 use secrecy::SecretString;
@@ -82,6 +84,17 @@ fn speaks(server: &Server) {
     // A caller that has seen enough leaves the connection usable.
     let enough = |_: &[Option<&[u8]>]| Err(Error::Url("***".to_owned()));
     says(wire.each("SELECT id FROM t", &mut { enough }), "***");
+    let show = |name: &str| wire.query(&format!("SHOW {name}")).unwrap()[0].last().cloned().flatten().unwrap();
+    match server.kind() {
+        Kind::Postgresql => {
+            assert_eq!([show("row_security"), show("idle_in_transaction_session_timeout")], ["off", "0"]);
+            assert_eq!([show("application_name"), show("TimeZone")], ["keymgr-test", "UTC"]);
+        }
+        Kind::Mariadb => {
+            assert_eq!(show("VARIABLES LIKE 'max_statement_time'"), "0.000000");
+            assert_eq!(show("VARIABLES LIKE 'character_set_client'"), "utf8mb4");
+        }
+    }
     let id = wire.session_id().unwrap();
     assert_eq!(id, wire.session_id().unwrap());
     assert_ne!(id, open(&base).session_id().unwrap());
@@ -218,7 +231,6 @@ fn authorities_of_the_system() {
     let (postgresql, mariadb) = (servers::postgresql(), servers::mariadb());
     if std::env::var_os("SSL_CERT_FILE").is_none() {
         for server in both() {
-            #[expect(clippy::disallowed_methods, reason = "the test once more, in another environment")]
             let status = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "db::wire::tests::authorities_of_the_system"])
                 .env("SSL_CERT_FILE", server.tls("ca.pem"))

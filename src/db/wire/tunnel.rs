@@ -101,8 +101,11 @@ impl Ends {
             HandshakeError::Failure(why) => tls::reason(&why),
             HandshakeError::WouldBlock(_) => "the server stopped in the middle".to_owned(),
         })?;
-        if log_in(&mut self.client, &mut server, &answer)? {
-            pump(self.client, server).ok();
+        match log_in(&mut self.client, &mut server, &answer) {
+            Ok(true) => pump(self.client, server).unwrap_or_default(),
+            Ok(false) => {}
+            // What the server says of our certificate comes only now, if TLS is 1.3.
+            Err(why) => return tls::alert(&why).map_or(Ok(()), Err),
         }
         Ok(())
     }
@@ -151,29 +154,18 @@ fn ask(server: &mut File, answer: &[u8]) -> io::Result<()> {
     server.write_all(&packet)
 }
 
-/// Hands the answer over, and then packet by packet until the server says yes or no, or the driver gives up; returns
-/// whether it was yes. The error is why the server hung up instead.
-fn log_in(client: &mut UnixStream, server: &mut TlsStream<File>, answer: &[u8]) -> Result<bool, String> {
-    // With TLS 1.3 the client's certificate is judged only now, and what the server says of it may be lost.
-    let hung_up = |why: io::Error| {
-        tls::alert(&why)
-            .unwrap_or_else(|| format!("the server hung up ({why}): it may not accept the client certificate"))
-    };
-    send(server, answer, 1).map_err(hung_up)?;
+/// Hands the answer over, and then packet by packet until the server says yes or no; returns whether it was yes.
+fn log_in(client: &mut UnixStream, server: &mut TlsStream<File>, answer: &[u8]) -> io::Result<bool> {
+    send(server, answer, 1)?;
     loop {
-        let said = receive(server).map_err(hung_up)?;
-        if send(client, &said, u8::MAX).is_err() {
-            return Ok(false);
-        }
+        let said = receive(server)?;
+        send(client, &said, u8::MAX)?;
         match said.get(4..).unwrap_or_default() {
             [0x00, ..] => return Ok(true),
             [0xff, ..] => return Ok(false),
             // caching_sha2_password: what was sent is enough, the yes follows.
             [0x01, 0x03] => {}
-            _ => match receive(client) {
-                Ok(reply) => send(server, &reply, 1).map_err(hung_up)?,
-                Err(_) => return Ok(false),
-            },
+            _ => send(server, &receive(client)?, 1)?,
         }
     }
 }
