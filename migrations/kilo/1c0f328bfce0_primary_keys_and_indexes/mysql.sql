@@ -6,7 +6,7 @@ ALTER TABLE preferred_certificate_authorities MODIFY ca_id VARCHAR(36) NOT NULL;
 --: make reference preferred_certificate_authorities_fk preferred_certificate_authorities(ca_id) certificate_authorities(id)
 ALTER TABLE preferred_certificate_authorities
     ADD CONSTRAINT preferred_certificate_authorities_fk FOREIGN KEY (ca_id) REFERENCES certificate_authorities (id);
--- A project has one preferred authority. (Barbican's own migrations have two such indexes.)
+-- A project has one preferred authority.
 --: make unique ix_preferred_certificate_authorities_project_id preferred_certificate_authorities(project_id)
 CREATE UNIQUE INDEX ix_preferred_certificate_authorities_project_id ON preferred_certificate_authorities (project_id);
 
