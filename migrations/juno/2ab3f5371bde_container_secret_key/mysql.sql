@@ -6,7 +6,12 @@ ALTER TABLE containers MODIFY type ENUM('generic', 'rsa', 'dsa', 'certificate');
 -- Barbican's own step adds the columns as NOT NULL: on rows, that makes empty ids and dates of 0000-00-00,
 -- or fails. Here they are filled first: an id of its own, the dates of the container.
 --
--- The key that the services of Icehouse and Juno's own step make is of several columns.
+-- The key that the services of Icehouse and Juno's own step make is of several columns. The references need
+-- an index of their own before it goes.
+--: make index ix_container_secret_container_id container_secret(container_id)
+CREATE INDEX ix_container_secret_container_id ON container_secret (container_id);
+--: make index ix_container_secret_secret_id container_secret(secret_id)
+CREATE INDEX ix_container_secret_secret_id ON container_secret (secret_id);
 --: drop key container_secret
 ALTER TABLE container_secret DROP PRIMARY KEY;
 --: make column container_secret.id VARCHAR(36) NULL

@@ -1,5 +1,5 @@
 -- The tables as they were before the migrations began. MySQL indexes every reference by itself, under the
--- name of its column.
+-- name of its column. Here and in every later table: no CHECK on flags, which SQLAlchemy made before 1.4 only.
 --: make table tenants
 CREATE TABLE tenants (
     id VARCHAR(36) NOT NULL,

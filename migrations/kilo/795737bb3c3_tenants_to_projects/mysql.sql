@@ -5,7 +5,8 @@
 -- Barbican's own step drops them by the names that MySQL has given them. Those depend on how the table was
 -- made, so the trees of 3.0.0 to 10.0.0 drop the reference of an order to its secret on databases that the
 -- services of Juno have made, and keep the one to its tenant. Here they are told by their columns. That step
--- also opens project_id to NULL, which this one does not.
+-- also opens project_id to NULL, which this one does not. The unique on project_secret, and the indexes that
+-- MySQL made for the references, keep their old names.
 --: rename table tenants projects
 RENAME TABLE tenants TO projects;
 --: rename table tenant_secret project_secret

@@ -1,4 +1,4 @@
--- Unknown, so NULL, for the consumers there are.
+-- Unknown, so NULL, for the consumers there are. Barbican leaves the name of the reference to MySQL.
 --: make column container_consumer_metadata.project_id VARCHAR(36) NULL
 ALTER TABLE container_consumer_metadata ADD COLUMN project_id VARCHAR(36);
 --: make index ix_container_consumer_metadata_project_id container_consumer_metadata(project_id)

@@ -1,4 +1,5 @@
--- With the index on secret_id, as a fresh installation has it; Barbican's own step forgets it.
+-- The unique serves the reference too, so Barbican's own step makes no index for it, and neither does this
+-- one. A fresh installation has one.
 --: make table secret_user_metadata
 CREATE TABLE secret_user_metadata (
     id VARCHAR(36) NOT NULL,
@@ -12,8 +13,5 @@ CREATE TABLE secret_user_metadata (
     secret_id VARCHAR(36) NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT _secret_key_uc UNIQUE (secret_id, "key"),
-    KEY ix_secret_user_metadata_secret_id (secret_id),
     FOREIGN KEY (secret_id) REFERENCES secrets (id)
 ) ENGINE=InnoDB;
---: make index ix_secret_user_metadata_secret_id secret_user_metadata(secret_id)
-CREATE INDEX ix_secret_user_metadata_secret_id ON secret_user_metadata (secret_id);

@@ -15,8 +15,8 @@ CREATE TABLE secret_stores (
     CONSTRAINT _secret_stores_name_uc UNIQUE (name)
 ) ENGINE=InnoDB;
 
--- Ends as a fresh installation does. Barbican's own step from Mitaka makes the index on project_id unique,
--- which the constraint says already, and leaves the other one to the foreign key.
+-- Barbican's own step adds a unique index on project_id, which the constraint says already. A fresh
+-- installation has a plain one beside the constraint. Here: the constraint alone.
 --: make table project_secret_store
 CREATE TABLE project_secret_store (
     id VARCHAR(36) NOT NULL,
@@ -29,7 +29,6 @@ CREATE TABLE project_secret_store (
     project_id VARCHAR(36) NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT _project_secret_store_project_uc UNIQUE (project_id),
-    KEY ix_project_secret_store_project_id (project_id),
     KEY ix_project_secret_store_secret_store_id (secret_store_id),
     FOREIGN KEY (secret_store_id) REFERENCES secret_stores (id),
     FOREIGN KEY (project_id) REFERENCES projects (id)
