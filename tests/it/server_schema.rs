@@ -4,9 +4,14 @@
 
 mod content;
 mod look;
+mod stopped;
 mod theirs;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 pub(crate) use content::{Content, Row};
 use content::{expected, unlike};
@@ -97,10 +102,16 @@ impl Site {
         let etc = root.path().join("etc/barbican");
         fs::create_dir_all(&etc).unwrap();
         fs::write(etc.join("barbican.conf"), format!("[DEFAULT]\nsql_connection = {url}\n")).unwrap();
-        let own = root.path().join("etc/keymgr-upgrade");
-        fs::create_dir_all(&own).unwrap();
-        fs::write(own.join("keymgr-upgrade.conf"), "[database]\nbackup = none\n").unwrap();
-        Self { root }
+        let site = Self { root };
+        site.set("");
+        site
+    }
+
+    /// Writes the tool's own settings. Copies are other tests' business, and would take most of the time of these.
+    fn set(&self, settings: &str) {
+        let etc = self.root.path().join("etc/keymgr-upgrade");
+        fs::create_dir_all(&etc).unwrap();
+        fs::write(etc.join("keymgr-upgrade.conf"), format!("[database]\nbackup = none\n{settings}")).unwrap();
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> std::process::Command {
@@ -120,11 +131,34 @@ impl Site {
     }
 }
 
+/// A database as it was before.
+struct Start {
+    /// Its SQL text.
+    text: String,
+    /// Its revision; empty for the empty database.
+    revision: &'static str,
+    /// All that is in it.
+    rows: Content,
+}
+
+impl Start {
+    /// What must be in it at a later revision.
+    fn rows_at(&self, to: &str) -> Content {
+        if self.revision.is_empty() {
+            let ledger = [("version_num".to_owned(), Some(to.to_owned()))].into();
+            return [("alembic_version".to_owned(), vec![ledger])].into();
+        }
+        expected(&self.rows, self.revision, to)
+    }
+}
+
 /// What the matrix of a dialect is run with, and what came of it.
 struct Matrix {
     dialect: Dialect,
     server: Server,
     look: Look,
+    /// The result dumps that have been loaded.
+    theirs: BTreeMap<&'static str, Base>,
     allowances: Allowances,
     table: String,
     wrong: Vec<String>,
@@ -134,23 +168,33 @@ impl Matrix {
     fn of(dialect: Dialect) -> Self {
         let (table, wrong) = (String::new(), Vec::new());
         let allowances = Allowances::of(dialect);
-        Self { dialect, server: server(dialect), look: Look::start(), allowances, table, wrong }
+        Self {
+            dialect,
+            server: server(dialect),
+            look: Look::start(),
+            theirs: BTreeMap::new(),
+            allowances,
+            table,
+            wrong,
+        }
     }
 
-    /// A start with rows in every table, as SQL text.
-    fn filled(&mut self, start: &str) -> String {
-        let text = dump(self.dialect, start);
+    /// A start with rows in every table.
+    fn filled(&mut self, start: &str, revision: &'static str) -> Start {
+        let mut text = dump(self.dialect, start);
         if start.is_empty() {
-            return text;
+            return Start { text, revision, rows: Content::new() };
         }
         let base = self.server.database(&text);
-        text + &self.look.inserts(&base.url())
+        let inserts = self.look.inserts(&base.url());
+        base.load(&inserts);
+        text.push_str(&inserts);
+        Start { text, revision, rows: self.look.rows(&base.url()) }
     }
 
     /// One start to one head by the true binary; what of it is not as it must be.
-    fn hop(&mut self, text: &str, from: &str, to: &str) -> (Base, Vec<String>) {
-        let base = self.server.database(text);
-        let before = self.look.rows(&base.url());
+    fn hop(&mut self, start: &Start, to: &str) -> (Base, Vec<String>) {
+        let base = self.server.database(&start.text);
         let site = Site::on(&base.url());
         let mut wrong = Vec::new();
         for arguments in [&["db", "upgrade", to, "--yes"][..], &["db", "verify"]] {
@@ -160,14 +204,7 @@ impl Matrix {
                 return (base, wrong);
             }
         }
-        let after = self.look.rows(&base.url());
-        let wanted = if from.is_empty() {
-            let ledger = [("version_num".to_owned(), Some(to.to_owned()))].into();
-            [("alembic_version".to_owned(), vec![ledger])].into()
-        } else {
-            expected(&before, from, to)
-        };
-        wrong.extend(unlike(&wanted, &after));
+        wrong.extend(unlike(&start.rows_at(to), &self.look.rows(&base.url())));
         (base, wrong)
     }
 
@@ -198,14 +235,15 @@ impl Matrix {
     /// Every start to every later head; by result dumps where there are some.
     fn by_dumps(mut self) {
         for (start, from) in STARTS {
-            let text = self.filled(start);
+            let filled = self.filled(start, from);
             for to in later(from) {
-                let (base, wrong) = self.hop(&text, from, to);
+                let (base, wrong) = self.hop(&filled, to);
                 let theirs = result_dump(start, to);
                 let differences = match theirs.filter(|_| wrong.is_empty()) {
                     Some(name) => {
-                        let other = self.server.database(&dump(self.dialect, name));
-                        self.look.schema(&base.url(), &other.url())
+                        let load = || self.server.database(&dump(self.dialect, name));
+                        let other = self.theirs.entry(name).or_insert_with(load).url();
+                        self.look.schema(&base.url(), &other)
                     }
                     None => Vec::new(),
                 };
@@ -219,15 +257,17 @@ impl Matrix {
     /// the other made.
     fn by_upstream(mut self) {
         for (start, from) in STARTS {
-            let text = self.filled(start);
+            let filled = self.filled(start, from);
             for to in later(from) {
-                let (base, mut wrong) = self.hop(&text, from, to);
-                let theirs = self.server.database(&text);
+                let (base, mut wrong) = self.hop(&filled, to);
+                let theirs = self.server.database(&filled.text);
                 let mut differences = Vec::new();
                 let mut against = "barbican-db-manage";
                 match migrate_by_upstream(&theirs.url(), from, to) {
                     Ok(()) if wrong.is_empty() => {
                         differences = self.look.all(&base.url(), &theirs.url());
+                        let rows = unlike(&filled.rows_at(to), &self.look.rows(&theirs.url()));
+                        wrong.extend(rows.into_iter().map(|line| format!("theirs: {line}")));
                         let verify = Site::on(&theirs.url()).run(&["db", "verify"]);
                         if verify.code != 0 {
                             wrong.push(format!("theirs is not known: {}", verify.all()));
@@ -311,9 +351,9 @@ fn mariadb_every_dump_is_known() {
 fn upstream_has_nothing_to_do(dialect: Dialect) {
     let mut matrix = Matrix::of(dialect);
     for (start, from) in [("chain-254495565185-juno", "254495565185"), ("2014.2-createall", "254495565185")] {
-        let text = matrix.filled(start);
+        let filled = matrix.filled(start, from);
         for to in ["0f8c192a061f", HEAD] {
-            let (base, wrong) = matrix.hop(&text, from, to);
+            let (base, wrong) = matrix.hop(&filled, to);
             assert_eq!(wrong, [""; 0], "{start} -> {to}");
             assert_eq!(matrix.nothing_to_do(&base, to), None, "{start} -> {to}");
             let upstream = if to == HEAD { Upstream::New } else { Upstream::Old };

@@ -1,0 +1,130 @@
+#!/bin/bash
+# Prints one table: the same databases migrated by keymgr-upgrade and by
+# Barbican's own barbican-db-manage, in turns, on private servers, and the ratio
+# of the times. Called by `make bench`. Nothing is asserted: machines differ.
+#
+# Ours is timed without a backup, as theirs makes none, and with its backup.
+# "again" is the same command with nothing left to do: what start-up alone costs.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+: "${KEYMGR:?}" "${KEYMGR_TEST_VENV_BARBICAN:?}" "${KEYMGR_TEST_VENV_BARBICAN_10:?}"
+base=/dev/shm
+[ -d "$base" ] || base=${TMPDIR:-/tmp}
+work=$(mktemp -d "$base/keymgr-bench.XXXXXX")
+chmod 755 "$work"
+end() {
+    for kind in postgresql mariadb; do "$here/server.sh" stop $kind "$work/$kind" || true; done
+    rm -rf "$work"
+}
+trap end EXIT
+python3 - "$here" "$work" <<'EOF'
+import json, os, pathlib, socket, statistics, subprocess, sys, time
+
+here, work = map(pathlib.Path, sys.argv[1:3])
+fixtures = here.parent / "fixtures"
+TURNS = int(os.environ.get("TURNS", "5"))
+KEYMGR = os.environ["KEYMGR"]
+OLD = os.environ["KEYMGR_TEST_VENV_BARBICAN_10"] + "/bin/barbican-db-manage"
+NEW = os.environ["KEYMGR_TEST_VENV_BARBICAN"] + "/bin/barbican-db-manage"
+PYTHON = os.environ["KEYMGR_TEST_VENV_BARBICAN"] + "/bin/python"
+CASES = [
+    ("mariadb", "liberty/liberty-mariadb", "10.0.0", OLD, "0f8c192a061f"),
+    ("mariadb", "schema/mysql-chain-254495565185-juno", "10.0.0", OLD, "0f8c192a061f"),
+    ("mariadb", "schema/mysql-12.0.2", "23.0.0", NEW, "8c74e2d7f1ff"),
+    ("postgresql", "schema/postgresql-chain-4ecde3a3a72a-liberty", "10.0.0", OLD, "0f8c192a061f"),
+    ("postgresql", "schema/postgresql-chain-254495565185-juno", "10.0.0", OLD, "0f8c192a061f"),
+    ("postgresql", "schema/postgresql-12.0.2", "23.0.0", NEW, "8c74e2d7f1ff"),
+]
+
+
+class Server:
+    """A private server; its administrator comes by the socket without a password."""
+
+    def __init__(self, kind):
+        self.kind, self.dir = kind, work / kind
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        subprocess.run([here / "server.sh", "start", kind, self.dir, str(self.port)], check=True)
+        if kind == "mariadb":
+            self.sql("", "CREATE USER barbican@'%' IDENTIFIED BY 'bench'; GRANT ALL ON *.* TO barbican@'%'")
+        else:
+            self.sql("postgres", "CREATE ROLE barbican LOGIN SUPERUSER PASSWORD 'bench'")
+
+    def url(self, name):
+        scheme = "mysql+pymysql" if self.kind == "mariadb" else "postgresql+psycopg2"
+        return f"{scheme}://barbican:bench@127.0.0.1:{self.port}/{name}"
+
+    def sql(self, database, text):
+        if self.kind == "mariadb":
+            argv = ["mariadb", "--no-defaults", "-u", "root", "-S", self.dir / "socket", database]
+        else:
+            argv = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", self.dir,
+                    "-p", str(self.port), database]
+        subprocess.run(argv, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
+
+    def fresh(self, text):
+        if self.kind == "mariadb":
+            self.sql("", "DROP DATABASE IF EXISTS b; CREATE DATABASE b CHARACTER SET utf8")
+            self.sql("b", text)
+        else:
+            self.sql("postgres", "DROP DATABASE IF EXISTS b WITH (FORCE)")
+            self.sql("postgres", "CREATE DATABASE b")
+            self.sql("b", text)
+
+
+def rows_for(server, text):
+    """A dump without rows gets some in every table."""
+    if text.count("INSERT INTO") > 1:
+        return ""
+    server.fresh(text)
+    said = subprocess.run([PYTHON, here / "compare_schema.py", "--serve"], check=True, text=True,
+                          capture_output=True, input=json.dumps(["inserts", server.url("b")]) + "\n")
+    return json.loads(said.stdout)
+
+
+def ours(server, backup, revision):
+    root = work / "root"
+    for name, text in (("barbican/barbican.conf", f"[DEFAULT]\nsql_connection = {server.url('b')}\n"),
+                       ("keymgr-upgrade/keymgr-upgrade.conf", f"[database]\nbackup = {backup}\n")):
+        (root / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "etc" / name).write_text(text)
+    return [KEYMGR, "--root", root, "db", "upgrade", revision, "--yes"]
+
+
+def run(argv):
+    start = time.perf_counter()
+    said = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    seconds = time.perf_counter() - start
+    if said.returncode:
+        sys.exit(f"{argv}: exit {said.returncode}\n{said.stdout}{said.stderr}")
+    return seconds
+
+
+def main():
+    servers = {kind: Server(kind) for kind in ("mariadb", "postgresql")}
+    print(f"medians of {TURNS} runs in turns, ms; theirs: barbican-db-manage upgrade")
+    print(f"{'':58}{'ours':>7}{'+backup':>9}{'again':>7}{'theirs':>8}{'again':>7}{'theirs/ours':>13}")
+    for kind, start, release, tool, revision in CASES:
+        server = servers[kind]
+        text = (fixtures / f"{start}.sql").read_text()
+        text += rows_for(server, text)
+        theirs = [tool, "--dburl", server.url("b"), "upgrade", "-v", revision]
+        times = {}
+        for _ in range(TURNS):
+            for name, argv in (("ours", lambda: ours(server, "none", revision)),
+                               ("theirs", lambda: theirs),
+                               ("backup", lambda: ours(server, "full", revision))):
+                server.fresh(text)
+                argv = argv()
+                times.setdefault(name, []).append(run(argv))
+                times.setdefault(name + " again", []).append(run(argv))
+        t = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+        label = f"{kind}: {start.split('/')[1].removeprefix('mysql-').removeprefix('postgresql-')} to {revision}, {release}"
+        print(f"{label:58}{t['ours']:7.0f}{t['backup']:9.0f}{t['ours again']:7.0f}{t['theirs']:8.0f}"
+              f"{t['theirs again']:7.0f}{t['theirs'] / t['ours']:13.1f}")
+
+
+main()
+EOF
