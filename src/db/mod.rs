@@ -4,10 +4,12 @@
 mod backup;
 mod catalog;
 mod chain;
+mod direct;
 mod error;
 mod guard;
 mod inventory;
 mod known;
+mod lock;
 mod migrate;
 mod precondition;
 mod rows;
@@ -16,6 +18,7 @@ mod shape;
 mod sqlite;
 mod url;
 mod wire;
+mod writers;
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +28,12 @@ use std::{
 };
 
 pub use chain::{Precondition, Revision, between, chain, head, position};
+pub use direct::{pooler, same};
 pub use error::{Error, Result};
+pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
+pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
