@@ -35,6 +35,8 @@ const NO_TABLE: &str = "1051";
 pub struct Claim {
     /// The host, and the image's directory on it, where it is one.
     pub host: String,
+    /// What tells it from another host of the same name.
+    pub machine: String,
     /// The run, once there is one.
     pub run: Option<String>,
 }
@@ -101,8 +103,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, waiting for `wait` at most. A table that `claim`'s own run left is taken over, and one that a
-    /// process of the same host left before it had a run: the caller has the lock of the host.
+    /// Takes the lock, waiting for `wait` at most. A table that this host left is taken over: the
+    /// caller has the lock of the host, so that no process of it is at work, and it has one run at a time.
     pub fn take(url: &Url, claim: Claim, wait: Duration) -> Result<Self> {
         let wire = Wire::connect(url, &claim.application(), wait)?;
         mark(&wire);
@@ -336,7 +338,8 @@ fn take_table(wire: &Wire, claim: &Claim, wait: Duration) -> Result<bool> {
             Err(why) => return Err(why),
         }
         let Some(holder) = table(wire)? else { continue };
-        if holder.claim.as_ref().is_some_and(|c| c.host == claim.host && (c.run.is_none() || c.run == claim.run)) {
+        let ours = |c: &Claim| (&c.host, &c.machine) == (&claim.host, &claim.machine);
+        if holder.claim.as_ref().is_some_and(ours) {
             wire.execute_with(&format!("ALTER TABLE {LOCK} COMMENT = ?"), &[Some(&comment)])?;
             return Ok(waited);
         }

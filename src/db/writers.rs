@@ -44,6 +44,17 @@ pub enum Origin {
     Hidden,
 }
 
+impl Origin {
+    /// The other host, where it is known.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Host(name) => Some(name),
+            Self::Here | Self::Proxy(_) | Self::Hidden => None,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
