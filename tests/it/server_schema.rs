@@ -105,6 +105,7 @@ impl Site {
             std::process::Command::new(env!("CARGO_BIN_EXE_keymgr-upgrade"))
                 .arg("--root")
                 .arg(self.root.path())
+                .arg("--allow-network-db")
                 .args(arguments)
                 .env_clear()
                 .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

@@ -1,18 +1,20 @@
 #!/bin/sh
 # A Galera cluster of two MariaDB nodes on loopback, for the tests of the lock.
 #
-#   tests/lab/galera.sh start DIR   makes DIR, starts both, prints the ports
-#   tests/lab/galera.sh stop DIR    ends both and removes DIR
+#   tests/lab/galera.sh DIR
+#
+# Makes DIR, starts both, prints their SQL ports on one line, and ends both and
+# removes DIR when its standard input closes: they never outlive who started it.
 #
 # Both nodes start from the same freshly made data directory with the same
 # cluster id and position: the second one has to be told only what came since
 # (an incremental transfer), and the script that moves the rest has no work.
-# root@localhost comes in by the sockets DIR/1.sock and DIR/2.sock.
+# root@localhost comes in by the sockets DIR/1/socket and DIR/2/socket.
 set -eu
 
 die() { echo "galera: $*" >&2; exit 1; }
-[ $# = 2 ] || die "usage: galera.sh start|stop DIR"
-what=$1 dir=$2
+[ $# = 1 ] || die "usage: galera.sh DIR"
+dir=$1
 provider=$(ls /usr/lib/galera/libgalera_smm.so /usr/lib64/galera-4/libgalera_smm.so 2>/dev/null | head -1)
 mariadbd=$(PATH=$PATH:/usr/sbin:/usr/libexec command -v mariadbd) || die "no mariadbd"
 
@@ -36,11 +38,11 @@ print(*[s.getsockname()[1] for s in held])
 PYTHON
 }
 
-sql() { mariadb --no-defaults -S "$dir/$1.sock" -u root -N -e "$2"; }
+sql() { mariadb --no-defaults -S "$dir/$1/socket" -u root -N -e "$2"; }
 
 node() { # number SQL-port group-port IST-port address-of-the-cluster
-    unprivileged "$mariadbd" --no-defaults --datadir="$dir/$1" --socket="$dir/$1.sock" \
-        --pid-file="$dir/$1.pid" --port="$2" --bind-address=127.0.0.1 --skip-name-resolve \
+    unprivileged "$mariadbd" --no-defaults --datadir="$dir/$1/data" --socket="$dir/$1/socket" \
+        --pid-file="$dir/$1/pid" --port="$2" --bind-address=127.0.0.1 --skip-name-resolve \
         --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=32M \
         --innodb-log-file-size=8M --innodb-autoinc-lock-mode=2 --binlog-format=ROW \
         --skip-log-bin --wsrep-on=ON --wsrep-provider="$provider" \
@@ -48,23 +50,23 @@ node() { # number SQL-port group-port IST-port address-of-the-cluster
         --wsrep-cluster-name=keymgr --wsrep-cluster-address="$5" --wsrep-node-name="node$1" \
         --wsrep-node-address=127.0.0.1 --wsrep-node-incoming-address="127.0.0.1:$2" \
         --wsrep-sst-method=same \
-        >"$dir/$1.log" 2>&1 </dev/null 9>&- &
+        >"$dir/$1/log" 2>&1 </dev/null &
 }
 
 synced() {
     tries=0
     while [ "$(sql "$1" "SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'wsrep_local_state_comment'" 2>/dev/null)" != Synced ]; do
         tries=$((tries + 1))
-        kill -0 "$2" 2>/dev/null && [ $tries -lt 600 ] || { tail -30 "$dir/$1.log" >&2; die "node $1 does not come to be Synced"; }
+        kill -0 "$2" 2>/dev/null && [ $tries -lt 600 ] || { tail -30 "$dir/$1/log" >&2; die "node $1 does not come to be Synced"; }
         sleep 0.05
     done
 }
 
 start() {
     [ -n "$provider" ] || die "no libgalera_smm.so: install galera-4"
-    mkdir -p "$dir"
-    [ "$(id -u)" != 0 ] || chown nobody "$dir"
-    unprivileged mariadb-install-db --no-defaults --datadir="$dir/1" \
+    mkdir -p "$dir/1"
+    [ "$(id -u)" != 0 ] || chown nobody "$dir" "$dir/1"
+    unprivileged mariadb-install-db --no-defaults --datadir="$dir/1/data" \
         --auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
         >"$dir/install.log" 2>&1 || { cat "$dir/install.log" >&2; die "no data directory"; }
     # shellcheck disable=SC2046
@@ -72,7 +74,7 @@ start() {
     # A server that was in the cluster once has its position in its own tables.
     node 1 "$1" "$2" "$3" gcomm://
     synced 1 $!
-    mariadb-admin --no-defaults -S "$dir/1.sock" shutdown
+    mariadb-admin --no-defaults -S "$dir/1/socket" shutdown
     wait $!
     mkdir "$dir/bin"
     cat >"$dir/bin/wsrep_sst_same" <<'SCRIPT'
@@ -87,7 +89,7 @@ if [ "$role" = donor ]; then echo continue; echo "done $gtid"; exit; fi
 echo "ready 127.0.0.1/same"
 echo "POSITION"
 SCRIPT
-    position=$(sed -n 's/^uuid: *//p; s/^seqno: */:/p' "$dir/1/grastate.dat" | tr -d '\n')
+    position=$(sed -n 's/^uuid: *//p; s/^seqno: */:/p' "$dir/1/data/grastate.dat" | tr -d '\n')
     sed -i "s/POSITION/$position/" "$dir/bin/wsrep_sst_same"
     chmod 755 "$dir/bin/wsrep_sst_same"
     unprivileged cp -a "$dir/1" "$dir/2"
@@ -100,16 +102,16 @@ SCRIPT
 
 stop() {
     for one in 2 1; do
-        [ -s "$dir/$one.pid" ] || continue
-        pid=$(cat "$dir/$one.pid")
+        [ -s "$dir/$one/pid" ] || continue
+        pid=$(cat "$dir/$one/pid")
         kill -9 "$pid" 2>/dev/null || :
         while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
     done
     rm -rf "$dir"
 }
 
-case $what in
-start) start ;;
-stop) stop ;;
-*) die "usage: galera.sh start|stop DIR" ;;
-esac
+# On whatever end, an unfinished start included.
+trap stop EXIT
+trap 'exit 1' INT TERM HUP
+start
+cat >/dev/null
