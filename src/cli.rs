@@ -44,9 +44,21 @@ pub struct Global {
     /// Barbican's configuration file, inside the root
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
+    /// With --root, work on a database that is not in the image
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
+    pub allow_network_db: bool,
     /// The PKCS#11 module to use with --root, outside the root
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub pkcs11_module: Option<PathBuf>,
+}
+
+/// What the operator says of others.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Word {
+    /// Go ahead whatever sessions are on the database: on your word, which is
+    /// recorded, nobody else writes to it
+    #[arg(long)]
+    pub writers_stopped: bool,
 }
 
 /// Where to go.
@@ -99,6 +111,9 @@ pub enum Verb {
         /// Where to go.
         #[command(flatten)]
         target: Target,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -108,6 +123,9 @@ pub enum Verb {
         /// Go on although the new code asks for steps that were not planned
         #[arg(long)]
         accept_changes: bool,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
     },
     /// Undo the open run, or the last one
     Rollback {
@@ -117,6 +135,9 @@ pub enum Verb {
         /// Leave a run alone whose directory is lost; nothing is undone
         #[arg(long, conflicts_with = "discard_new_data")]
         abandon: bool,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -152,6 +173,9 @@ pub enum Db {
         /// The revision to go to [default: the newest]
         #[arg(value_name = "REVISION")]
         revision: Option<String>,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -162,6 +186,12 @@ pub enum Db {
         #[arg(long)]
         fresh: bool,
     },
+    /// Remove the lock that a run left on a Galera cluster, and nowhere else
+    Unlock {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Record a revision without migrating, after proof that the schema has it
     Stamp {
         /// The revision to record
@@ -170,6 +200,9 @@ pub enum Db {
         /// Record it although the schema does not show it
         #[arg(long)]
         without_proof: bool,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
     },
 }
 
@@ -186,6 +219,9 @@ pub enum Kek {
         /// Sign the others although some KEKs are unreadable
         #[arg(long)]
         accept_unreadable: bool,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -197,6 +233,9 @@ pub enum Kek {
         /// The run, as in `history` [default: the last that replaced any]
         #[arg(value_name = "RUN")]
         run: Option<String>,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
     },
 }
 
@@ -243,6 +282,9 @@ pub enum Backup {
         /// The run, as in `history`
         #[arg(value_name = "RUN")]
         run: String,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 
 use crate::crash;
+use crate::db;
 use crate::deployment::{Host, Site};
 use crate::files::Root;
 use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
@@ -97,6 +98,8 @@ pub struct Run {
     pub state: RunState,
     /// Going back may lose rows that others wrote, on the operator's word.
     pub discard: bool,
+    /// The lock of the database, where it is on a server and something is written to it.
+    database: Option<db::Lock>,
     journal: Journal,
     _lock: Lock,
 }
@@ -131,7 +134,7 @@ impl Run {
         let state = RunState::replay(&Journal::read(root, &directory)?);
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} begins, asked by {by}");
-        Ok(Self { id, directory, plan, state, discard: false, journal, _lock: lock })
+        Ok(Self { id, directory, plan, state, discard: false, database: None, journal, _lock: lock })
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -150,7 +153,43 @@ impl Run {
         let plan = Plan::load(root, &directory, &state)?;
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} is taken up again");
-        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, journal, _lock: lock })
+        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, database: None, journal, _lock: lock })
+    }
+
+    /// Keeps the lock of the database from now on, for this run, and records the operator's word on other writers.
+    ///
+    /// # Errors
+    /// If the lock was lost, or the word cannot be recorded.
+    pub fn guard(&mut self, database: Option<db::Lock>, writers_stopped: bool, by: &str) -> Result<()> {
+        self.database = database;
+        if let Some(lock) = &mut self.database {
+            lock.name(&self.id)?;
+        }
+        if writers_stopped && !self.state.writers_stopped {
+            self.record(Event::Word { word: journal::WRITERS_STOPPED.to_owned(), by: by.to_owned() })?;
+            log::warn!("nobody else writes to the database, on the word of {by}");
+            self.state.writers_stopped = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the run needs the database's lock: it is to write to it, or did.
+    #[must_use]
+    pub fn needs_lock(&self) -> bool {
+        self.plan.writes() || self.has_written()
+    }
+
+    /// Just before the database is written to: the lock is still ours, and nobody else is there, a service of this host that was not stopped
+    /// included. A step that was planned only to look takes the lock when it finds something to do.
+    fn fence(&mut self, context: &Context<'_>) -> Result<()> {
+        match &self.database {
+            Some(lock) => lock.check()?,
+            None => self.database = context.site.lock(Some(&self.id))?,
+        }
+        if self.state.writers_stopped {
+            return Ok(());
+        }
+        context.site.alone(true)
     }
 
     /// What steps work with.
@@ -279,6 +318,9 @@ impl Run {
             Some(undo) => undo,
             None => serde_json::to_value(step.prepare(context)?)?,
         };
+        if step.writes_database() {
+            self.fence(context)?;
+        }
         crash::point("step prepared");
         let proof = self.journal.started(time::now(), index, undo.clone())?;
         self.state.step(index).undo.get_or_insert(undo);
@@ -338,7 +380,9 @@ impl Run {
             let begin = Instant::now();
             let undo: Undo = serde_json::from_value(undo).context("the journal's undo is not readable")?;
             crash::point("step to revert");
-            let result = step.revert(context, &undo);
+            let writes = step.writes_database() || undo == Undo::Database;
+            let ours = if writes { self.fence(context) } else { Ok(()) };
+            let result = ours.and_then(|()| step.revert(context, &undo));
             crash::point("step reverted");
             let milliseconds = begin.elapsed().as_millis();
             let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });
@@ -362,8 +406,12 @@ impl Run {
         self.close(&context.host.root)
     }
 
-    fn close(&self, root: &Root) -> Result<()> {
+    fn close(&mut self, root: &Root) -> Result<()> {
         crash::point("run closed");
+        if let Some(Err(why)) = self.database.take().map(db::Lock::release) {
+            // The run has ended all the same; the next one of this host takes the lock over.
+            log::warn!("the lock of the database was not given back: {why}");
+        }
         root.remove_link(&Path::new(journal::STATE).join("current"))
     }
 }

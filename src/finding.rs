@@ -1,11 +1,11 @@
 //! What stops or endangers an upgrade: judged from facts, without looking or touching.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::config::File;
-use crate::db::{Ledger, Offence};
+use crate::db::{Ledger, Offence, Visitor, Visitors};
 use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment};
 use crate::files::digest;
@@ -85,6 +85,20 @@ impl Finding {
     }
 }
 
+/// The finding of sessions on the database that are not ours.
+pub const OTHER_WRITERS: &str = "other-writers";
+
+/// What is around a database on a server; why not, where it cannot be looked at.
+#[derive(Debug)]
+pub struct Around {
+    /// The name of the finding, where the server itself is why the database is not within reach.
+    pub server: Option<&'static str>,
+    /// The sessions on it that are not ours; `None` for a file.
+    pub visitors: Result<Option<Visitors>, String>,
+    /// Who has its lock.
+    pub holder: Result<Option<String>, String>,
+}
+
 /// All that findings are judged from.
 #[derive(Debug)]
 pub struct Case<'a> {
@@ -104,6 +118,8 @@ pub struct Case<'a> {
     pub approved: &'a [String],
     /// An open run.
     pub open_run: Option<&'a str>,
+    /// What is around the database.
+    pub around: &'a Around,
 }
 
 /// Judges. In the order in which an operator wants to read them: the gravest first.
@@ -115,6 +131,7 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
     notes(case, &mut all);
     code(case, &mut all);
     schema(case, &mut all);
+    around(case, &mut all);
     keys(case, &mut all);
     files(case, &mut all);
     backup(case, &mut all);
@@ -240,7 +257,7 @@ fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
         Ok(facts) => facts,
         Err(why) => {
             all.push(
-                Finding::fail("database", why.clone())
+                Finding::fail(case.around.server.unwrap_or("database"), why.clone())
                     .remedy("see that the URL is right and the database can be opened; nothing was touched"),
             );
             return;
@@ -271,6 +288,50 @@ fn schema(case: &Case<'_>, all: &mut Vec<Finding>) {
         let finding = Finding::fail(&offence.id, title).evidence(offence.rows.clone());
         all.push(finding.remedy(offence.remedy.clone()));
     }
+}
+
+/// Others at work: a note here, a blocker for what writes.
+fn around(case: &Case<'_>, all: &mut Vec<Finding>) {
+    match &case.around.holder {
+        Ok(None) => {}
+        Ok(Some(holder)) => {
+            let finding = Finding::warn("database-locked", format!("the database is locked by {holder}"));
+            all.push(finding.remedy("wait for it; what writes to the database waits lock_timeout, then gives up"));
+        }
+        Err(why) => all.push(Finding::fail("database-locked", why.clone()).remedy("see that the server can be asked")),
+    }
+    let visitors = match &case.around.visitors {
+        Ok(None) => return,
+        Ok(Some(visitors)) => visitors,
+        Err(why) => {
+            all.push(Finding::fail(OTHER_WRITERS, why.clone()).remedy("see that the server can be asked"));
+            return;
+        }
+    };
+    if let Some(hidden) = &visitors.hidden {
+        let (what, grant) = hidden.split_once("; ").unwrap_or((hidden, ""));
+        all.push(Finding::warn("sessions-hidden", format!("we may not see {what}")).remedy(grant));
+    }
+    let foreign: Vec<&Visitor> = visitors.foreign().collect();
+    if foreign.is_empty() && visitors.unseen.is_empty() {
+        all.push(Finding::ok(OTHER_WRITERS, "no database session from another host"));
+        return;
+    }
+    let seen = Visitors::places(foreign.iter().copied());
+    let title = match (foreign.is_empty(), visitors.unseen.is_empty()) {
+        (true, _) => "not all database sessions can be seen; that blocks later".to_owned(),
+        (false, true) => format!("{} database sessions: {seen}; they block later", foreign.len()),
+        (false, false) => format!("{} database sessions and more: {seen}; they block later", foreign.len()),
+    };
+    let evidence = foreign.iter().map(ToString::to_string).chain(visitors.unseen.clone()).collect();
+    let hosts: BTreeSet<&str> = foreign.iter().filter_map(|v| v.from.host()).collect();
+    let hosts = hosts.into_iter().collect::<Vec<_>>().join(" and ");
+    let remedy = if hosts.is_empty() {
+        "stop them; if nobody writes for sure, your word for it: --writers-stopped".to_owned()
+    } else {
+        format!("on {hosts}: keymgr-upgrade units hold")
+    };
+    all.push(Finding::warn(OTHER_WRITERS, title).evidence(evidence).remedy(remedy));
 }
 
 fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {

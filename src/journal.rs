@@ -28,7 +28,7 @@ use crate::files::{Attributes, Root};
 pub const STATE: &str = "/var/lib/keymgr-upgrade";
 
 /// The journal format that this program writes. A reader must know every format up to its own.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Owner and mode of every file that we keep for ourselves.
 pub const PRIVATE: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
@@ -38,6 +38,9 @@ pub const PRIVATE: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
 pub fn private() -> Attributes {
     Attributes { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), ..PRIVATE }
 }
+
+/// The operator's word that nobody else writes to the database ([`Event::Word`]).
+pub const WRITERS_STOPPED: &str = "writers-stopped";
 
 /// What a caller branches on.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +116,13 @@ pub enum Event {
     Replanned {
         /// Its digest.
         plan: String,
+    },
+    /// The operator's word on what cannot be looked at.
+    Word {
+        /// On what: `writers-stopped`.
+        word: String,
+        /// Who gave it.
+        by: String,
     },
     /// A rollback begins.
     RollbackStarted {
@@ -210,6 +220,8 @@ pub struct RunState {
     pub error: Option<String>,
     /// Fingerprint of the database when a step last left it; unknown while one that writes is under way.
     pub fingerprint: Option<String>,
+    /// Nobody else writes to the database, on the operator's word.
+    pub writers_stopped: bool,
 }
 
 impl RunState {
@@ -225,6 +237,7 @@ impl RunState {
             times: (records.first().map_or(0, |r| r.at), records.last().map_or(0, |r| r.at)),
             error: None,
             fingerprint: None,
+            writers_stopped: false,
         };
         for record in records {
             state.apply(record);
@@ -283,6 +296,7 @@ impl RunState {
                 self.replanned = Some(plan.clone());
                 self.phase = Phase::Forward;
             }
+            Event::Word { word, .. } => self.writers_stopped |= word == WRITERS_STOPPED,
             Event::RollbackStarted { .. } => self.phase = Phase::RollingBack,
             Event::StepReverted { step, .. } => {
                 self.step(*step).reverted = true;
@@ -495,6 +509,7 @@ mod tests {
     fn sample() -> Vec<Event> {
         vec![
             Event::Open { format: 1, plan: "p".into(), by: "root".into() },
+            Event::Word { word: WRITERS_STOPPED.into(), by: "root".into() },
             Event::StepStarted { step: 0, undo: Value::from("first") },
             Event::StepFailed { step: 0, error: "why".into() },
             Event::StepStarted { step: 0, undo: Value::from("second") },
@@ -520,10 +535,10 @@ mod tests {
             Some((true, "d".into())),
             "a repeat that changed nothing does not hide the change"
         );
-        assert!(state.get(2).reverted);
-        assert_eq!(RunState::replay(&records[..7]).phase, Phase::Waiting);
-        assert_eq!(RunState::replay(&records[..3]).error.as_deref(), Some("why"));
-        assert_eq!(RunState::replay(&records[..5]).error, None);
+        assert!(state.get(2).reverted && state.writers_stopped);
+        assert_eq!(RunState::replay(&records[..8]).phase, Phase::Waiting);
+        assert_eq!(RunState::replay(&records[..4]).error.as_deref(), Some("why"));
+        assert_eq!(RunState::replay(&records[..6]).error, None);
     }
 
     #[test]

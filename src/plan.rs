@@ -85,6 +85,13 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether the plan is made to write to the database, and not only to look whether there is something to write.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
+        self.kind == Kind::Kek || self.steps.iter().any(writes)
+    }
+
     /// Whether the plan takes a copy of the database.
     #[must_use]
     pub fn backs_up(&self) -> bool {

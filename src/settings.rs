@@ -64,6 +64,8 @@ pub struct Settings {
     pub backup_keep: usize,
     /// `[database] lock_timeout`: how long to wait for a lock in the database.
     pub lock_timeout: Duration,
+    /// `[database] direct_connection_file`: holds a URL that leads past a pooler.
+    pub direct_connection_file: Option<PathBuf>,
     /// `[hsm] timeout`: limit of one call of the PKCS#11 module.
     pub hsm_timeout: Duration,
 }
@@ -85,6 +87,7 @@ impl Default for Settings {
             backup: true,
             backup_keep: 3,
             lock_timeout: Duration::from_secs(30),
+            direct_connection_file: None,
             hsm_timeout: Duration::from_secs(30),
         }
     }
@@ -157,6 +160,7 @@ impl Settings {
                 }
             }
             ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
+            ("database", "direct_connection_file") => self.direct_connection_file = Some(absolute(value)?),
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
             _ => bail!("unknown setting; see packaging/keymgr-upgrade.conf for those there are"),
         }

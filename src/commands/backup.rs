@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::plan::number;
 use super::{Outcome, Session, runs};
-use crate::cli::Backup;
+use crate::cli::{Backup, Word};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Phase};
 use crate::step::{About, Context, Step, Undo, size};
@@ -13,7 +13,7 @@ use crate::step::{About, Context, Step, Undo, size};
 pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
     match verb {
         Backup::List => list(session),
-        Backup::Restore { run, yes } => restore(session, &run, yes),
+        Backup::Restore { run, word, yes } => restore(session, &run, word, yes),
         Backup::Prune { keep } => {
             let _lock = session.lock_alone("backup prune")?;
             let removed = prune(session, keep)?;
@@ -45,7 +45,7 @@ fn list(session: &mut Session) -> Outcome {
     Ok((Exit::Done, "status".to_owned()))
 }
 
-fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
+fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
     let _lock = session.lock_alone("backup restore")?;
     let Some(about) = about(session, id) else {
         return Err(Failure::new(Exit::Failed, anyhow!("run {id} has no backup")).next("backup list"));
@@ -65,6 +65,7 @@ fn restore(session: &mut Session, id: &str, yes: bool) -> Outcome {
     if !session.confirm(yes, "Proceed?", &format!("backup restore {id}"))? {
         return Ok((Exit::Done, "backup list".to_owned()));
     }
+    let _database = session.alone(&site, word)?;
     site.settle()?;
     let mut context = Context {
         host: &session.host,

@@ -3,10 +3,11 @@
 use anyhow::anyhow;
 use serde_json::json;
 
+use super::locks::Locks;
 use super::look::look;
 use super::plan::{diffs, who};
 use super::{Outcome, Session, run, runs};
-use crate::cli::{Config, Target};
+use crate::cli::{Config, Target, Word};
 use crate::deployment::{Code, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
@@ -67,7 +68,7 @@ fn apply(session: &mut Session, target: &Target, yes: bool) -> Outcome {
         return Err(Failure::new(Exit::Blocked, error).hint("install the code first; or let `upgrade` do both"));
     }
     let plan = Plan::of(Kind::Config, &session.host, &look.deployment.site, steps);
-    run::begin(session, lock, plan, look.deployment, &[], &who())
+    run::begin(session, Locks::of(lock, Word::default()), plan, look.deployment, &[], &who())
 }
 
 fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {

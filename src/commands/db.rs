@@ -3,9 +3,10 @@
 use anyhow::{Context as _, anyhow};
 use serde_json::json;
 
+use super::locks::{self, Locks};
 use super::plan::{number, statements, who};
 use super::{Outcome, Session, run};
-use crate::cli::Db;
+use crate::cli::{Db, Word};
 use crate::db::{self, Access, Database, Dialect, Ledger, Orphans, Proof};
 use crate::deployment::{Deployment, Depth, Site};
 use crate::error::{Exit, Failure};
@@ -18,9 +19,10 @@ pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
     match verb {
         Db::Current => current(session),
         Db::History => history(session),
-        Db::Upgrade { revision, yes } => upgrade(session, revision.as_deref(), yes),
+        Db::Upgrade { revision, word, yes } => upgrade(session, revision.as_deref(), word, yes),
         Db::Verify { fresh } => verify(session, fresh),
-        Db::Stamp { revision, without_proof } => stamp(session, &revision, without_proof),
+        Db::Stamp { revision, without_proof, word } => stamp(session, &revision, without_proof, word),
+        Db::Unlock { yes } => locks::unlock(session, yes),
     }
 }
 
@@ -127,12 +129,14 @@ fn leftovers(session: &mut Session, database: &Database, leftovers: &[String]) {
     }
 }
 
-fn stamp(session: &mut Session, revision: &str, without_proof: bool) -> Outcome {
+fn stamp(session: &mut Session, revision: &str, without_proof: bool, word: Word) -> Outcome {
     let _lock = session.lock_alone("db stamp")?;
     if db::position(revision).is_err() {
         return Err(Failure::usage(format!("{revision} is not a revision of Barbican")).next("db history"));
     }
-    session.nothing_runs(&super::any_site(session)?)?;
+    let site = super::any_site(session)?;
+    session.nothing_runs(&site)?;
+    let _database = session.alone(&site, word)?;
     let mut database = open(session, Access::ReadWrite)?;
     let before = ledger(&database)?;
     let proof = if without_proof { Proof::WithoutProof } else { Proof::Verified };
@@ -152,8 +156,12 @@ fn stamp(session: &mut Session, revision: &str, without_proof: bool) -> Outcome 
     Ok((Exit::Done, "db verify".to_owned()))
 }
 
-fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome {
-    let lock = session.lock_alone("db upgrade")?;
+fn upgrade(session: &mut Session, revision: Option<&str>, word: Word, yes: bool) -> Outcome {
+    let locks = Locks::of(session.lock_alone("db upgrade")?, word);
+    migrate(session, revision, locks, yes)
+}
+
+fn migrate(session: &mut Session, revision: Option<&str>, mut locks: Locks, yes: bool) -> Outcome {
     let head = db::head();
     let to = revision.filter(|r| *r != "head").unwrap_or(head);
     let Ok(place) = db::position(to) else {
@@ -163,11 +171,11 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     session.nothing_runs(&site)?;
     let at = match site.open(Access::ReadOnly) {
         Ok(database) if database.is_empty_schema().map_err(anyhow::Error::from)? => {
-            return create(session, to, yes, true);
+            return create(session, to, locks, yes, true);
         }
         Ok(database) => ledger(&database)?,
         Err(error) if matches!(error.downcast_ref(), Some(db::Error::Missing { .. })) || !site.has_database() => {
-            return create(session, to, yes, false);
+            return create(session, to, locks, yes, false);
         }
         Err(error) => return Err(error.into()),
     };
@@ -184,13 +192,17 @@ fn upgrade(session: &mut Session, revision: Option<&str>, yes: bool) -> Outcome 
     let deployment = deployment(session).or_else(|_| super::deployment_at(session, &at))?;
     let plan = schema_plan(session, &deployment.site, &at, to)?;
     blockers(session, &deployment, &at, to)?;
+    session.nobody_else(&site, locks.word, true)?;
     for (revision, sql) in statements(&deployment, &plan.steps)? {
         session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
     }
     if !session.confirm(yes, "Proceed?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
-    run::begin(session, lock, plan, deployment, &[], &who())
+    if locks.lock_database(&site, Some(&at))? {
+        return migrate(session, revision, locks, yes);
+    }
+    run::begin(session, locks, plan, deployment, &[], &who())
 }
 
 /// One step a release, also where the target is in the middle of one.
@@ -233,12 +245,16 @@ fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) 
 }
 
 /// A fresh schema, in an empty database or a new file.
-fn create(session: &mut Session, to: &str, yes: bool, exists: bool) -> Outcome {
+fn create(session: &mut Session, to: &str, mut locks: Locks, yes: bool, exists: bool) -> Outcome {
     let site = super::any_site(session)?;
     session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
     if !session.confirm(yes, "Create it?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
     }
+    if locks.lock_database(&site, None)? {
+        return migrate(session, Some(to), locks, yes);
+    }
+    session.nobody_else(&site, locks.word, true)?;
     if exists || site.url().is_some_and(|url| url.dialect() != Dialect::Sqlite) {
         let mut database = site.open(Access::ReadWrite)?;
         database.migrate(None, to, Orphans::Refuse).map_err(anyhow::Error::from)?;

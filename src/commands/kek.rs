@@ -3,9 +3,10 @@
 use anyhow::anyhow;
 use serde_json::json;
 
+use super::locks::Locks;
 use super::plan::{number, who};
 use super::{Outcome, Session, run, runs};
-use crate::cli::Kek;
+use crate::cli::{Kek, Word};
 use crate::deployment::{Code, Deployment, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
@@ -17,8 +18,10 @@ pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
     match verb {
         Kek::Status => show(session, false),
         Kek::Verify => show(session, true),
-        Kek::Migrate { dry_run, accept_unreadable, yes } => migrate(session, dry_run, accept_unreadable, yes),
-        Kek::Restore { run } => restore(session, run),
+        Kek::Migrate { dry_run, accept_unreadable, word, yes } => {
+            migrate(session, dry_run, accept_unreadable, word, yes)
+        }
+        Kek::Restore { run, word } => restore(session, run, word),
     }
 }
 
@@ -86,11 +89,15 @@ fn guard(deployment: &Deployment) -> Result<(), Failure> {
     Err(if old_data { failure.next("upgrade --to mitaka   (or db upgrade first)") } else { failure })
 }
 
-fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: bool) -> Outcome {
-    let lock = if dry_run { None } else { Some(session.lock_alone("kek migrate")?) };
-    let (deployment, survey) = look(session)?;
-    if !dry_run {
+fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, word: Word, yes: bool) -> Outcome {
+    let mut locks = if dry_run { None } else { Some(Locks::of(session.lock_alone("kek migrate")?, word)) };
+    let (mut deployment, mut survey) = look(session)?;
+    if let Some(locks) = &mut locks {
         session.nothing_runs(&deployment.site)?;
+        if locks.lock_database(&deployment.site, deployment.revision())? {
+            (deployment, survey) = look(session)?;
+        }
+        session.nobody_else(&deployment.site, word, true)?;
     }
     let old = all(survey.kek_counts().get("old"));
     let without = deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
@@ -115,7 +122,7 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: b
         session.ui.set("changed", false);
         return Ok((Exit::Done, "kek verify".to_owned()));
     }
-    let Some(lock) = lock else {
+    let Some(locks) = locks else {
         session.ui.set("changed", false);
         return Ok((Exit::Done, "kek migrate".to_owned()));
     };
@@ -124,10 +131,10 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, yes: b
     }
     let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];
     let plan = Plan::of(Kind::Kek, &session.host, &deployment.site, steps);
-    run::begin(session, lock, plan, deployment, &[], &who())
+    run::begin(session, locks, plan, deployment, &[], &who())
 }
 
-fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
+fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome {
     let _lock = session.lock_alone("kek restore")?;
     let id = match wanted {
         Some(id) => id,
@@ -141,6 +148,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
     runs::load(session, &id).map_err(|f| f.next("history"))?;
     let mut deployment = super::any_deployment(session, Depth::Shallow)?;
     session.nothing_runs(&deployment.site)?;
+    let _database = session.alone(&deployment.site, word)?;
     let mut context = Context {
         host: &session.host,
         site: &mut deployment.site,

@@ -1,11 +1,11 @@
 //! What the verbs of an upgrade have in common: facts, way, plan, notes, findings.
 
 use crate::approval::Approval;
-use crate::cli::Target;
-use crate::db::{Access, Offence, Orphans};
+use crate::cli::{Target, Word};
+use crate::db::{self, Access, Offence, Orphans};
 use crate::deployment::{Code, Deployment, Depth};
 use crate::error::{Exit, Failure};
-use crate::finding::{Case, Finding, Severity, findings};
+use crate::finding::{Around, Case, Finding, OTHER_WRITERS, Severity, findings};
 use crate::plan::{Draft, upgrade};
 use crate::release::{Applicable, Catalogue, Mode, Note, PathError, Release};
 use crate::settings::{self, Way};
@@ -43,6 +43,18 @@ impl Look {
             failure.hints = error.hints();
             failure.next(super::check::next(self))
         })
+    }
+
+    /// Where the plan writes to the database, others on it stop it, but for the operator's word.
+    pub(super) fn refuse_others(&mut self, word: Word) {
+        let writes = self.draft.as_ref().is_ok_and(|d| d.writes);
+        for finding in self.findings.iter_mut().filter(|f| f.id == OTHER_WRITERS && f.severity == Severity::Warn) {
+            if word.writers_stopped {
+                finding.title = format!("{} (they do not write, on your word)", finding.title);
+            } else if writes {
+                finding.severity = Severity::Fail;
+            }
+        }
     }
 
     /// Nothing to do: the plan would only look.
@@ -101,6 +113,7 @@ fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Re
         approved.extend(approval.accepted.iter().cloned());
     }
     let open = session.open_run()?.map(|(id, _)| id);
+    let around = around(&deployment);
     let findings = findings(&Case {
         deployment: &deployment,
         settings,
@@ -110,9 +123,32 @@ fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Re
         notes: &notes,
         approved: &approved,
         open_run: open.as_deref(),
+        around: &around,
     });
     let from_said = session.global.from.is_some();
     Ok(Look { deployment, to, draft, notes, findings, approval, from_said })
+}
+
+/// What is around the database. What cannot be looked at is a finding too.
+fn around(deployment: &Deployment) -> Around {
+    let site = &deployment.site;
+    match &deployment.database {
+        Ok(_) => Around {
+            server: None,
+            visitors: site.visitors().map_err(|e| format!("{e:#}")),
+            holder: site.lock_holder().map(|h| h.map(|(holder, _)| holder.to_string())).map_err(|e| format!("{e:#}")),
+        },
+        Err(_) => {
+            // Why it is not within reach is known only in words by now.
+            let why = site.open(Access::ReadOnly).err();
+            let server = why.as_ref().and_then(|e| match e.downcast_ref() {
+                Some(db::Error::Pooled { .. }) => Some("database-pooler"),
+                Some(db::Error::GaleraNode { .. }) => Some("galera-node"),
+                _ => None,
+            });
+            Around { server, visitors: Ok(None), holder: Ok(None) }
+        }
+    }
 }
 
 /// The release asked for; else that of the installed code, if it is ahead of the data; else the next one.

@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod db;
 mod kek;
+mod locks;
 mod look;
 mod notes;
 mod plan;
@@ -70,6 +71,9 @@ fn globals(global: &Global) -> Vec<String> {
             add(name, file.display().to_string());
         }
     }
+    if global.allow_network_db {
+        words.push("--allow-network-db".to_owned());
+    }
     words
 }
 
@@ -84,6 +88,7 @@ fn fail(ui: Ui, mut failure: Failure, check: bool) -> Exit {
         };
     }
     let failure = &mut failure;
+    locks::advise(failure);
     advise(failure);
     if check && failure.exit == Exit::Failed {
         failure.exit = Exit::CouldNotLook;
@@ -118,7 +123,8 @@ impl Session {
                 settings.config_file.clone_from(file);
             }
             let worker = std::env::current_exe().context("finding our own executable")?;
-            Ok(Host { root, settings, module: global.pkcs11_module.clone(), worker })
+            let (module, allow_network_db) = (global.pkcs11_module.clone(), global.allow_network_db);
+            Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
             Ok(host) => Ok(Self { host, global, ui }),
@@ -134,9 +140,11 @@ impl Session {
             Verb::Notes { target, all } => notes::notes(self, &target, all),
             Verb::Plan { target, diff, as_shell } => plan::plan(self, &target, diff, as_shell),
             Verb::Approve(target) => plan::approve(self, &target),
-            Verb::Upgrade { target, yes } => run::upgrade(self, &target, yes),
-            Verb::Resume { accept_changes } => run::resume(self, accept_changes),
-            Verb::Rollback { discard_new_data, abandon, yes } => run::rollback(self, discard_new_data, abandon, yes),
+            Verb::Upgrade { target, word, yes } => run::upgrade(self, &target, word, yes),
+            Verb::Resume { accept_changes, word } => run::resume(self, accept_changes, word),
+            Verb::Rollback { discard_new_data: discard, abandon, word, yes } => {
+                run::rollback(self, discard, abandon, word, yes)
+            }
             Verb::Db(verb) => db::db(self, verb),
             Verb::Kek(verb) => kek::kek(self, verb),
             Verb::Config(verb) => config::config(self, verb),

@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, anyhow};
 
+use super::locks::Locks;
 use super::look::{Look, look};
 use super::plan::{summary, who};
 use super::runs::{fit_record, following};
 use super::{Outcome, Session, check};
 use crate::approval::Approval;
-use crate::cli::Target;
+use crate::cli::{Target, Word};
 use crate::db::{Access, Ledger};
 use crate::deployment::{Code, Deployment, Depth, Site, installed_code};
 use crate::engine::{self, Ended, Run};
@@ -19,9 +20,15 @@ use crate::release::{Catalogue, Release};
 use crate::step::{CodeAwaited, NewData, Step, Undo};
 use crate::ui::Ui;
 
-pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outcome {
-    let lock = session.lock_alone("upgrade")?;
-    let look = look(session, target, Depth::Full)?;
+pub(super) fn upgrade(session: &mut Session, target: &Target, word: Word, yes: bool) -> Outcome {
+    let locks = Locks::of(session.lock_alone("upgrade")?, word);
+    looked_at(session, target, locks, yes, None)
+}
+
+/// `asked`: the digest of the plan that the operator said yes to, where this is the second look, under the lock.
+fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool, asked: Option<String>) -> Outcome {
+    let mut look = look(session, target, Depth::Full)?;
+    look.refuse_others(locks.word);
     session.ui.set("from", look.deployment.from.release.id.as_str());
     session.ui.set("to", look.to.id.as_str());
     if target.to.is_none() && look.deployment.code == crate::deployment::Code::None && !look.is_done() {
@@ -40,11 +47,22 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
         session.ui.set("state", "done");
         return Ok((Exit::Done, "status".to_owned()));
     }
-    summary(&mut session.ui, &look);
-    if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
-        session.ui.line("Nothing was done.");
-        return Ok((Exit::Done, format!("plan {}", look.arguments())));
+    let (digest, writes) = look.draft.as_ref().map_or_else(|_| Default::default(), |d| (d.plan.digest(), d.writes));
+    if asked.as_ref() != Some(&digest) {
+        summary(&mut session.ui, &look);
+        if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
+            session.ui.line("Nothing was done.");
+            return Ok((Exit::Done, format!("plan {}", look.arguments())));
+        }
     }
+    if writes && locks.lock_database(&look.deployment.site, look.deployment.revision())? {
+        session.ui.line("Another run had the database until now: looking again.");
+        return looked_at(session, target, locks, yes, Some(digest));
+    }
+    carry_out(session, look, locks)
+}
+
+fn carry_out(session: &mut Session, look: Look, locks: Locks) -> Outcome {
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
     let names = crate::units::names(&session.host.settings.units)?;
@@ -57,7 +75,7 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, yes: bool) -> Outc
         Some(approval) => (format!("{}, approved by {}", who(), approval.by), approval.accepted),
         None => (who(), Vec::new()),
     };
-    begin(session, lock, plan, deployment, &accepted, &by)
+    begin(session, locks, plan, deployment, &accepted, &by)
 }
 
 /// Refuses, and says why.
@@ -77,7 +95,7 @@ fn blocked(session: &mut Session, look: &Look) -> Outcome {
 /// Opens a run for `plan` on what was looked at, and carries it out.
 pub(super) fn begin(
     session: &mut Session,
-    lock: Lock,
+    locks: Locks,
     plan: Plan,
     deployment: Deployment,
     accepted: &[String],
@@ -88,7 +106,8 @@ pub(super) fn begin(
         Err(why) => return Err(Failure::new(Exit::Blocked, anyhow!(why.clone()))),
     };
     engine::stop_at_step_borders().context("handling signals")?;
-    let run = Run::begin(&session.host.root, lock, plan, &baseline, accepted, by)?;
+    let mut run = Run::begin(&session.host.root, locks.host, plan, &baseline, accepted, by)?;
+    run.guard(locks.database, locks.word.writers_stopped, &who()).map_err(|e| open(e.into()))?;
     // The operator's word is for one run.
     Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
     forward(session, run, deployment.site, true).map_err(open)
@@ -248,13 +267,19 @@ fn site(session: &mut Session, plan: &Plan) -> Result<Site, Failure> {
     Ok(site)
 }
 
+/// The lock of the database, where the run needs it, and the operator's word on other writers.
+fn guard(run: &mut Run, site: &Site, word: Word) -> Result<(), Failure> {
+    let lock = if run.needs_lock() { site.lock(Some(&run.id))? } else { None };
+    Ok(run.guard(lock, word.writers_stopped, &who())?)
+}
+
 /// The lock, to go on with a run or to undo it.
 fn locked(session: &Session, what: &str) -> Result<Lock, Failure> {
     let opened = journal::current(&session.host.root).is_some();
     session.lock(what).map_err(|failure| if opened { open(failure) } else { failure })
 }
 
-pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
+pub(super) fn resume(session: &mut Session, accept_changes: bool, word: Word) -> Outcome {
     let lock = locked(session, "resume")?;
     let Some((id, state)) = session.open_run()? else {
         session.ui.line("No run is open.");
@@ -262,18 +287,20 @@ pub(super) fn resume(session: &mut Session, accept_changes: bool) -> Outcome {
         return Ok((Exit::Done, "status".to_owned()));
     };
     engine::stop_at_step_borders().context("handling signals")?;
-    taken_up(session, lock, &id, &state, accept_changes).map_err(open)
+    taken_up(session, Locks::of(lock, word), &id, &state, accept_changes).map_err(open)
 }
 
-fn taken_up(session: &mut Session, lock: Lock, id: &str, state: &RunState, accept_changes: bool) -> Outcome {
-    let mut run = Run::reopen(&session.host.root, lock, id)?;
+fn taken_up(session: &mut Session, locks: Locks, id: &str, state: &RunState, accept_changes: bool) -> Outcome {
+    let word = locks.word;
+    let mut run = Run::reopen(&session.host.root, locks.host, id)?;
     // Killed between the opening of the run and this, it would be left for another one.
     Approval::spend(&session.host.root)?;
     if state.phase == Phase::RollingBack {
         session.ui.line(format!("Run {id} was going back; it goes on doing that."));
-        return back(session, run, "resumed");
+        return back(session, run, word, "resumed");
     }
     let site = site(session, &run.plan)?;
+    guard(&mut run, &site, word)?;
     let code = run.plan.code();
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
     let acted = code.is_some_and(|c| (c + 1..run.plan.steps.len()).any(|i| run.state.get(i).undo.is_some()));
@@ -345,7 +372,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     Ok(run.replan(&session.host.root, plan)?)
 }
 
-pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: bool, yes: bool) -> Outcome {
+pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: bool, word: Word, yes: bool) -> Outcome {
     let lock = locked(session, "rollback")?;
     let open_run = journal::current(&session.host.root);
     if abandon {
@@ -357,17 +384,21 @@ pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: b
         return Ok((Exit::Done, "status".to_owned()));
     };
     engine::stop_at_step_borders().context("handling signals")?;
-    let result = undo(session, lock, &id, discard_new_data, yes);
+    let result = undo(session, Locks::of(lock, word), &id, discard_new_data, yes);
     if open_run.is_some() { result.map_err(open) } else { result }
 }
 
-fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes: bool) -> Outcome {
-    let mut run = Run::reopen(&session.host.root, lock, id)?;
+fn undo(session: &mut Session, locks: Locks, id: &str, discard_new_data: bool, yes: bool) -> Outcome {
+    let word = locks.word;
+    let mut run = Run::reopen(&session.host.root, locks.host, id)?;
     if !matches!(run.state.phase, Phase::Done | Phase::RolledBack) {
         Approval::spend(&session.host.root)?;
     }
     let mut site = site(session, &run.plan)?;
     if run.state.phase != Phase::RollingBack {
+        if run.has_written() && !run.state.writers_stopped {
+            session.nobody_else(&site, word, false)?;
+        }
         preflight(session, &run, &mut site)?;
         if !discard_new_data {
             new_data(&run, &site)?;
@@ -380,7 +411,7 @@ fn undo(session: &mut Session, lock: Lock, id: &str, discard_new_data: bool, yes
     }
     drop(site);
     run.discard = discard_new_data;
-    back(session, run, &format!("asked by {}", who()))
+    back(session, run, word, &format!("asked by {}", who()))
 }
 
 /// Looks whether every step can be undone, before any is.
@@ -454,8 +485,9 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
         .next("status"))
 }
 
-fn back(session: &mut Session, mut run: Run, why: &str) -> Outcome {
+fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
     let mut site = site(session, &run.plan)?;
+    guard(&mut run, &site, word)?;
     let Session { host, ui, .. } = &mut *session;
     let result = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
     about(&mut session.ui, &run);

@@ -254,6 +254,54 @@ pub enum Error {
         /// What the server says, without values of rows.
         message: String,
     },
+    /// Another run has the lock of the database, and did not give it back in time.
+    #[error("{url}: locked for {seconds} s and longer by {holder}")]
+    Held {
+        /// The URL, password masked.
+        url: String,
+        /// Who has it.
+        holder: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The lock of the database was ours, and is not any more.
+    #[error("{url}: the lock of the database was lost: {why}")]
+    LockLost {
+        /// The URL, password masked.
+        url: String,
+        /// What was seen.
+        why: String,
+    },
+    /// What is in between lends server sessions for a statement or a transaction.
+    #[error(
+        "{url}: a pooler in between (PgBouncer, ProxySQL) lends one server session to many, which undoes locks and settings:          write a URL that leads to the server itself into a file, and name it: [database] direct_connection_file"
+    )]
+    Pooled {
+        /// The URL, password masked.
+        url: String,
+    },
+    /// The node of a Galera cluster cannot be worked on.
+    #[error(
+        "{url}: this Galera node is {state}, its component {cluster}: it must be Synced and Primary; mend the cluster, or use another node"
+    )]
+    GaleraNode {
+        /// The URL, password masked.
+        url: String,
+        /// `wsrep_local_state_comment`, or what is set wrong.
+        state: String,
+        /// `wsrep_cluster_status`.
+        cluster: String,
+    },
+    /// The direct URL does not lead to the database that Barbican uses.
+    #[error("{direct} of [database] direct_connection_file is not the same database as {url}: {what} differs")]
+    NotTheSame {
+        /// The configured URL, password masked.
+        url: String,
+        /// The direct one, password masked.
+        direct: String,
+        /// What tells them apart.
+        what: &'static str,
+    },
 }
 
 /// The result of every function of this module.

@@ -4,11 +4,13 @@
 mod backup;
 mod catalog;
 mod chain;
+mod direct;
 mod dump;
 mod error;
 mod guard;
 mod inventory;
 mod known;
+mod lock;
 mod migrate;
 mod precondition;
 mod rows;
@@ -17,6 +19,7 @@ mod shape;
 mod sqlite;
 mod url;
 mod wire;
+mod writers;
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +29,13 @@ use std::{
 };
 
 pub use chain::{Precondition, Revision, between, chain, head, position};
+pub use direct::{pooler, same};
 pub use dump::{DumpError, FIRST, Problem, shell_word};
 pub use error::{Error, Result};
+pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
+pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
 
 /// What a connection may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -255,6 +255,17 @@ impl Url {
         &self.database
     }
 
+    /// The same on another server: `address` is `host:port` or `[host]:port`. `None` if it is neither.
+    #[must_use]
+    pub(super) fn at(&self, address: &str) -> Option<Self> {
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse().ok().filter(|p| *p != 0)?;
+        let mut other = Self { host: Some(host.to_owned()), port: Some(port), ..self.clone() };
+        other.params.retain(|(name, _)| name != "unix_socket");
+        (!host.is_empty()).then_some(other)
+    }
+
     /// The parameters after `?`, values percent-decoded, in the order written.
     #[must_use]
     pub fn params(&self) -> &[(String, String)] {

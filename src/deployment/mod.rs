@@ -3,6 +3,7 @@
 mod code;
 mod facts;
 mod identify;
+mod reach;
 mod record;
 mod services;
 mod site;
@@ -15,6 +16,7 @@ use secrecy::ExposeSecret as _;
 
 pub use code::{Code, installed_code};
 pub use identify::{Identified, identify};
+pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
 pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::reach::{Occupied, Server};
 use super::services::Services;
 use crate::config::Config;
-use crate::db::{Access, Database, Dialect, Url};
+use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
@@ -31,6 +32,8 @@ pub struct Host {
     pub settings: Settings,
     /// The PKCS#11 module to use in place of the configured one, for work on an image.
     pub module: Option<PathBuf>,
+    /// On an image: a database that is not in it may be worked on.
+    pub allow_network_db: bool,
     /// Our own executable, started as the PKCS#11 worker.
     pub worker: PathBuf,
 }
@@ -52,6 +55,7 @@ impl Host {
 pub struct Site {
     url: Option<Url>,
     path: Result<PathBuf, String>,
+    server: Option<Server>,
     wait: std::time::Duration,
     token: Result<hsm::Config, String>,
     keys: Keys,
@@ -74,12 +78,13 @@ impl Site {
                 Err("no database is configured: neither [database] connection nor [DEFAULT] sql_connection".to_owned())
             }
         };
+        let server = Server::load(host, url.as_ref())?;
         let services = Services::of(host)?;
         let token = token(host, config, &services).map_err(|e| format!("{e:#}"));
         let simple = simple_keys(config, release)?;
         let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
         let wait = host.settings.lock_timeout;
-        Ok(Self { url, path, wait, token, keys, services, token_failed: None })
+        Ok(Self { url, path, server, wait, token, keys, services, token_failed: None })
     }
 
     /// Whether a database is configured and, for a file, is there.
@@ -89,7 +94,7 @@ impl Site {
     }
 
     fn on_server(&self) -> bool {
-        self.url.as_ref().is_some_and(|url| url.dialect() != Dialect::Sqlite)
+        self.server.is_some()
     }
 
     /// Where the database is, however the URL spells it: the file inside the root, or server and name. Empty where none is within reach.
@@ -141,8 +146,53 @@ impl Site {
     /// If it cannot be opened; never creates one.
     pub fn open(&self, access: Access) -> Result<Database> {
         let url = self.url.as_ref().context("no database is configured")?;
-        let path = if self.on_server() { Path::new("") } else { self.path()? };
-        Ok(Database::open(url, path, access, self.wait)?)
+        match &self.server {
+            Some(server) => Ok(Database::open(server.url()?, Path::new(""), access, self.wait)?),
+            None => Ok(Database::open(url, self.path()?, access, self.wait)?),
+        }
+    }
+
+    /// Takes the lock of the database, for the run if there is one already; `None` for a file.
+    ///
+    /// # Errors
+    /// [`crate::db::Error::Held`] with the holder's name, or if the server cannot be worked with.
+    pub fn lock(&self, run: Option<&str>) -> Result<Option<Lock>> {
+        self.server.as_ref().map(|s| s.lock(run)).transpose()
+    }
+
+    /// Who has the lock of the database, and whether that is this host; `None` if nobody does, and for a file.
+    ///
+    /// # Errors
+    /// If the server cannot be worked with.
+    pub fn lock_holder(&self) -> Result<Option<(Holder, bool)>> {
+        self.server.as_ref().map_or(Ok(None), Server::holder)
+    }
+
+    /// Removes a lock that outlived its process, if it is still `holder`'s; says whether it was.
+    ///
+    /// # Errors
+    /// If the server cannot be worked with.
+    pub fn unlock(&self, holder: &Holder) -> Result<bool> {
+        self.server.as_ref().map_or(Ok(false), |s| s.unlock(holder))
+    }
+
+    /// The sessions on the database that are not ours; `None` for a file.
+    ///
+    /// # Errors
+    /// If the server cannot be worked with.
+    pub fn visitors(&self) -> Result<Option<Visitors>> {
+        self.server.as_ref().map(Server::visitors).transpose()
+    }
+
+    /// Refuses while others are on the database: those of other hosts, and where `local` says so also those of this one.
+    ///
+    /// # Errors
+    /// [`Occupied`], or if it cannot be looked.
+    pub fn alone(&self, local: bool) -> Result<()> {
+        match self.visitors()?.and_then(|v| Occupied::by(&v, local)) {
+            Some(occupied) => Err(occupied.into()),
+            None => Ok(()),
+        }
     }
 
     /// Undoes what a killed process left unfinished in the database.

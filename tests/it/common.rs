@@ -104,9 +104,13 @@ impl Sandbox {
     /// The binary, ready to run on the image with the token.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keymgr-upgrade"));
+        command.arg("--root").arg(self.root());
+        if std::fs::read_to_string(self.path("etc/barbican/barbican.conf"))
+            .is_ok_and(|conf| conf.contains("@127.0.0.1"))
+        {
+            command.arg("--allow-network-db");
+        }
         command
-            .arg("--root")
-            .arg(self.root())
             .args(["--pkcs11-module", &lab("KEYMGR_TEST_P11SHIM")])
             .args(arguments)
             .env_clear()

@@ -17,6 +17,7 @@ mod crash;
 mod halves;
 mod hsm;
 mod live;
+mod lock;
 mod proof;
 mod python_readers;
 mod real_barbican;

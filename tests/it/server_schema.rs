@@ -119,6 +119,7 @@ impl Site {
         command
             .arg("--root")
             .arg(self.root.path())
+            .arg("--allow-network-db")
             .args(arguments)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")

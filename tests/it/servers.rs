@@ -158,8 +158,18 @@ impl Server {
             script().args(["stop", kind.name()]).arg(&server.dir).status().ok();
             panic!("{} does not start: {said}", kind.name());
         }
-        server.admin(&server.users());
+        server.make_users();
         server
+    }
+
+    /// One that somebody else started, with its socket in `dir`.
+    pub(crate) fn beside(kind: Kind, dir: PathBuf, port: u16) -> Self {
+        Self { kind, dir, port }
+    }
+
+    /// Makes the users that every server has.
+    pub(crate) fn make_users(&self) {
+        self.admin(&self.users());
     }
 
     fn read(kind: Kind, state: &Path) -> Option<Self> {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain, dump,
     known::Known,
-    position,
+    lock, position,
     wire::{Row, Wire},
 };
 use crate::crash;
@@ -34,6 +34,7 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn open(url: &Url, access: Access, wait: Duration) -> Result<Self> {
         let wire = Wire::connect(url, APPLICATION, wait)?;
+        lock::mark(&wire);
         let limit = LOCK_WAIT.min(wait.as_secs().max(1));
         match (wire.dialect(), access) {
             (Dialect::Postgresql, Access::ReadOnly) => {

@@ -111,7 +111,6 @@ impl Wire {
 
     /// Runs one statement with a value for every `?`, written as a text literal: the server takes it for the type
     /// that stands on the other side, as it does with any literal.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the lock uses it"))]
     pub(super) fn query_with(&self, sql: &str, params: &[Option<&str>]) -> Result<Vec<Row>> {
         Ok(self.run(sql, &self.bind(sql, params)?)?.rows)
     }
@@ -142,7 +141,6 @@ impl Wire {
 
     /// The server's number of this session (`pg_backend_pid()`, `CONNECTION_ID()`), asked each time: behind a pooler
     /// it changes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the lock uses it"))]
     pub(super) fn session_id(&self) -> Result<u64> {
         let sql = match self.place.dialect {
             Dialect::Mysql => "SELECT CONNECTION_ID()",
