@@ -199,7 +199,7 @@ pub enum Error {
         database: String,
     },
     /// No TLS as the URL asks for it.
-    #[error("{url}: no TLS connection: {why}")]
+    #[error("{url}: no TLS connection: {why}: check what the URL says of TLS, and what the server has")]
     Tls {
         /// The URL, password masked.
         url: String,

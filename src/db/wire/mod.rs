@@ -174,7 +174,10 @@ impl Place {
     }
 
     fn unreachable(&self, why: impl fmt::Display) -> Error {
-        Error::Unreachable { url: self.url.clone(), why: format!("{}: {why}", self.target.address.shown()) }
+        let (url, at) = (self.url.clone(), self.target.address.shown());
+        // A default port, or the socket that was chosen, is not in the URL.
+        let why = if url.contains(&at) { why.to_string() } else { format!("{at}: {why}") };
+        Error::Unreachable { url, why }
     }
 
     /// The operating system's word while connecting, with what it means.
@@ -191,7 +194,8 @@ impl Place {
                 return self.tls(format!("the server hung up ({why}): it may not accept the client certificate"));
             }
             UnexpectedEof | BrokenPipe | ConnectionReset => format!("it hung up while connecting ({why})"),
-            _ => why.to_string(),
+            // The standard library has no kind for it.
+            _ => why.to_string().replace("failed to lookup address information", "the host name does not resolve"),
         })
     }
 
@@ -228,7 +232,7 @@ fn within<T: Send + 'static>(
     match answer.recv_timeout(wait) {
         Ok(result) => result,
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(place.unreachable(format!("no answer in {} seconds", wait.as_secs_f32())))
+            Err(place.unreachable(format!("no answer within {} s", wait.as_secs_f32())))
         }
         Err(mpsc::RecvTimeoutError::Disconnected) => Err(place.unreachable("the driver failed")),
     }

@@ -159,7 +159,10 @@ fn error(place: &Place, doing: Doing<'_>, why: Failure) -> Error {
             place.refused(format!("it wants the password in clear, which is not supported ({why})"))
         }
         (Failure::IoError(why), _) => place.lost(doing, why),
-        (Failure::CodecError(why), Doing::Running(_)) => place.lost(doing, why),
+        // What is left of it is the reason of the operating system, or a packet cut off.
+        (Failure::CodecError(why), Doing::Running(_)) => {
+            place.lost(doing, why.to_string().trim_start_matches("IO error: `").trim_end_matches('\''))
+        }
         (Failure::DriverError(why), Doing::Running(_)) => place.server(doing, "client", why.to_string()),
         (why, Doing::Connecting) => place.unreachable(why),
         (why, Doing::Running(_)) => place.server(doing, "client", why.to_string()),
