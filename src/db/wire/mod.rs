@@ -11,7 +11,7 @@ mod tunnel;
 
 use std::{cell::RefCell, fmt, io, sync::mpsc, thread, time::Duration};
 
-use target::Target;
+use target::{Address, Target};
 
 use super::{Dialect, Error, Result, Url};
 
@@ -175,8 +175,9 @@ impl Place {
 
     fn unreachable(&self, why: impl fmt::Display) -> Error {
         let (url, at) = (self.url.clone(), self.target.address.shown());
-        // A default port, or the socket that was chosen, is not in the URL.
-        let why = if url.contains(&at) { why.to_string() } else { format!("{at}: {why}") };
+        // A default port is not in the URL, and a socket stands where one does not look for it.
+        let known = matches!(self.target.address, Address::Tcp { .. }) && url.contains(&at);
+        let why = if known { why.to_string() } else { format!("{at}: {why}") };
         Error::Unreachable { url, why }
     }
 

@@ -292,7 +292,10 @@ fn nobody_there() {
     for scheme in ["postgresql", "mysql+pymysql"] {
         let url = |place: &str, parameters: &str| format!("{scheme}://barbican:p%40s@{place}/barbican{parameters}");
         let fails = |place: &str, part: &str| says(connect(&url(place, "")), part);
-        fails(&format!("127.0.0.1:{closed}"), &format!("127.0.0.1:{closed}: connection refused"));
+        fails(
+            &format!("127.0.0.1:{closed}"),
+            &format!("127.0.0.1:{closed}/barbican: the server cannot be reached: connection refused"),
+        );
         let port = if scheme == "postgresql" { 5432 } else { 3306 };
         fails("no-such-host.invalid", &format!("no-such-host.invalid:{port}: the host name does not resolve"));
         // The kernel accepts, nobody answers; the smaller of the two bounds counts.
