@@ -91,7 +91,8 @@ pub(crate) fn dumped(base: &Base) -> String {
     text.lines().filter(lasting).collect::<Vec<_>>().join("\n")
 }
 
-/// An operator's host that has nothing but a configuration with this database. It takes no backups: those have tests of their own.
+/// An operator's host that has nothing but a configuration with this database. It takes no backups: those have tests of
+/// their own, and would take most of the time of these.
 pub(crate) struct Site {
     root: tempfile::TempDir,
 }
@@ -107,7 +108,7 @@ impl Site {
         site
     }
 
-    /// Writes the tool's own settings. Copies are other tests' business, and would take most of the time of these.
+    /// Writes the tool's own settings.
     fn set(&self, settings: &str) {
         let etc = self.root.path().join("etc/keymgr-upgrade");
         fs::create_dir_all(&etc).unwrap();

@@ -29,8 +29,10 @@ def open_fixture(place):
     import sqlalchemy
 
     connection = sqlalchemy.create_engine(place).connect()
-    return lambda sql, values={}: [tuple(row) for row in
-                                   connection.execute(sqlalchemy.text(sql), values)]
+    url = connection.dialect.identifier_preparer.quote("URL")  # the only one with capitals
+    return lambda sql, values={}: [
+        tuple(row) for row in
+        connection.execute(sqlalchemy.text(sql.replace("URL", url)), values)]
 
 
 def get(port, project, path, accept=JSON, method="GET", body=None):

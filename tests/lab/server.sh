@@ -116,7 +116,10 @@ start_mariadb() {
         { cat "$dir/init.log" >&2; die "mariadb-install-db failed"; }
     listen=127.0.0.1
     has_ipv6 && listen=127.0.0.1,::1
-    as_user "$mariadbd" --no-defaults --datadir="$dir/data" --socket="$dir/socket" --port="$port" \
+    # A starting server removes all temporary tables that lie in its temporary
+    # directory, those of running ones too.
+    as_user mkdir "$dir/tmp"
+    as_user "$mariadbd" --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --socket="$dir/socket" --port="$port" \
         --bind-address=$listen --pid-file="$dir/pid" --innodb-flush-log-at-trx-commit=0 \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=16M --skip-name-resolve --skip-log-bin \
         --ssl-ca="$dir/tls/ca.pem" --ssl-cert="$dir/tls/server.pem" --ssl-key="$dir/tls/server.key" "$@" \

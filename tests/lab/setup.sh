@@ -161,6 +161,7 @@ if [ "$what" = test ]; then
     [ -n "$python" ] || die "Python 3.11 or later with venv is needed, and is not here"
     venv barbican barbican-23.0.0-py311.txt
     venv readers readers-py311.txt
+    "$here/venv_upstream.sh" "$python" "$lab/barbican-10.0.0"
 fi
 make -s -C "$repo/tests/p11shim" OUT="$lab" >"$lab/p11shim.log" 2>&1 ||
     { cat "$lab/p11shim.log" >&2; die "tests/p11shim does not build"; }
@@ -169,6 +170,7 @@ umask 022
 cat >"$lab/env.new" <<EOF
 # Written by tests/lab/setup.sh; read by the Makefile.
 export KEYMGR_TEST_VENV_BARBICAN='$lab/barbican'
+export KEYMGR_TEST_VENV_BARBICAN_10='$lab/barbican-10.0.0'
 export KEYMGR_TEST_VENV_READERS='$lab/readers'
 export KEYMGR_TEST_P11SHIM='$lab/libp11shim.so'
 export KEYMGR_TEST_SOFTHSM='$module'

@@ -131,7 +131,7 @@ fn a_project_that_is_gone(dialect: Dialect) {
     let left = dumped(&base);
     let before = matrix.look.rows(&base.url());
     let site = Site::on(&base.url());
-    site.run(&["db", "upgrade", "--yes"]).expect(3).says("secret_consumer_metadata");
+    site.run(&["db", "upgrade", "--yes"]).expect(3).says("project_id=gone");
     assert!(dumped(&base) == left, "refused, but something changed");
     site.set("[upgrade]\norphans = null\n");
     site.run(&["db", "upgrade", "--yes"]).expect(0);

@@ -50,6 +50,11 @@ const DEFAULTS: &str = "the default that 30dba269cc64 filled the new column with
 /// Why a unique is theirs twice.
 const ONCE: &str = "theirs has a unique index beside the unique constraint on the same column";
 
+/// Why a column may be NULL with them.
+const KEPT: &str = "Barbican's own step forgets NOT NULL when it alters the column on MySQL";
+/// Why there is more than with them.
+const FRESH: &str = "as in a fresh installation; Barbican's own step forgets it";
+
 /// Every difference that is meant, each for one line of a comparison.
 const ALLOWED: &[Allowance] = &[
     Allowance {
@@ -163,6 +168,55 @@ const ALLOWED: &[Allowance] = &[
         from: "39a96e67e990",
         line: r#"+ tables.projects.uniques: ["external_id"]"#,
         why: ONCE,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "39a96e67e990",
+        line: r#"tables.secret_acls.columns.project_access: ["TINYINT(1)", "NOT NULL", "DEFAULT 1"] != ["TINYINT(1)", "NULL", "DEFAULT 1"]"#,
+        why: KEPT,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "6a4457517a3",
+        line: r#"tables.secret_acls.columns.project_access: ["TINYINT(1)", "NOT NULL"] != ["TINYINT(1)", "NULL"]"#,
+        why: KEPT,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "39a96e67e990",
+        line: r#"tables.container_acls.columns.project_access: ["TINYINT(1)", "NOT NULL", "DEFAULT 1"] != ["TINYINT(1)", "NULL", "DEFAULT 1"]"#,
+        why: KEPT,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "6a4457517a3",
+        line: r#"tables.container_acls.columns.project_access: ["TINYINT(1)", "NOT NULL"] != ["TINYINT(1)", "NULL"]"#,
+        why: KEPT,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "39cf2e645cba",
+        line: r#"- tables.project_secret_store.indexes: ["project_id"]"#,
+        why: FRESH,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "39cf2e645cba",
+        line: r#"+ tables.project_secret_store.uniques: ["project_id"]"#,
+        why: ONCE,
+    },
+    Allowance {
+        dialects: &[Dialect::Mysql],
+        start: "",
+        from: "dce488646127",
+        line: r#"- tables.secret_user_metadata.indexes: ["secret_id"]"#,
+        why: FRESH,
     },
 ];
 
