@@ -243,7 +243,10 @@ fn postgresql_depended_on() {
             ("CREATE TABLE own_heir () INHERITS (secrets)", "table own_heir, which inherits from secrets"),
             ("CREATE TABLE own_kind (kind container_types)", "column kind of own_kind"),
             ("CREATE PUBLICATION own_stream FOR TABLE ONLY secrets", "publication own_stream"),
-            ("ALTER TABLE kek_data OWNER TO postgres", "the user does not own kek_data"),
+            (
+                "ALTER TABLE kek_data OWNER TO postgres; GRANT SELECT ON kek_data TO barbican",
+                "the user does not own kek_data",
+            ),
             (
                 "REVOKE CREATE ON SCHEMA public FROM public, barbican, pg_database_owner",
                 "may not create tables in schema public",
