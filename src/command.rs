@@ -149,13 +149,13 @@ impl Program {
             };
             if !running.give(&mut stdin, piece.get(..count).unwrap_or_default())? {
                 drop(stdin);
-                running.to_end()?;
+                running.drain()?;
                 bail!("{}: ended before it had read everything", running.shown);
             }
             crash::point("piece fed");
         }
         drop(stdin);
-        running.to_end()
+        running.drain()
     }
 
     fn start(self, stdin: Stdio) -> Result<(Output, Option<ChildStdin>)> {
@@ -257,7 +257,7 @@ impl Output {
     }
 
     /// Waits until it has said everything and ended.
-    fn to_end(&mut self) -> Result<()> {
+    fn drain(&mut self) -> Result<()> {
         io::copy(self, &mut io::sink())?;
         Ok(())
     }

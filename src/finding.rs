@@ -14,7 +14,7 @@ use crate::paste::{self, V1};
 use crate::plan::Draft;
 use crate::release::{Applicable, Catalogue, LookupError, Note, PathError, Release, Severity as NoteSeverity};
 use crate::settings::Settings;
-use crate::step::size;
+use crate::step::{Step, size};
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -512,6 +512,10 @@ fn backup(case: &Case<'_>, all: &mut Vec<Finding>) {
         let title = "backup = none: what the schema step changes cannot be undone by this tool";
         all.push(Finding::warn("backup", title).remedy("have a backup of your own, and know how to restore it"));
         return;
+    }
+    let wanted = case.draft.as_ref().is_ok_and(|draft| draft.plan.steps.contains(&Step::BackUpDatabase));
+    for problem in facts.backup_problems.iter().filter(|_| wanted) {
+        all.push(Finding::fail("backup", problem.title.as_str()).remedy(problem.remedy.as_str()));
     }
     // The copy, its journal while it is written, and as much again for a restore.
     let needed = facts.size.saturating_mul(2).saturating_add(16 << 20);

@@ -8,7 +8,7 @@ use super::{Outcome, Session, runs};
 use crate::cli::{Backup, Word};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Phase};
-use crate::step::{About, Context, Step, Undo, size};
+use crate::step::{About, Context, restore_backup, size};
 
 pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
     match verb {
@@ -75,7 +75,7 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
         to: String::new(),
         discard: false,
     };
-    let changed = Step::BackUpDatabase.revert(&mut context, &Undo::Database)?;
+    let changed = restore_backup(&mut context)?;
     runs::fit_record(session, &site)?;
     session.ui.set("changed", changed);
     session.ui.set("revision", about.revision.as_str());

@@ -225,6 +225,10 @@ fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Pla
 }
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
+    if let Some(problem) = deployment.database.as_ref().ok().and_then(|facts| facts.backup_problems.first()) {
+        let error = anyhow!("no backup can be taken: {}", problem.title);
+        return Err(Failure::new(Exit::Blocked, error).hint(problem.remedy.clone()).next("check"));
+    }
     let database = deployment.site.open(Access::ReadOnly)?;
     database.leads_to(at, to).map_err(|e| Failure::new(Exit::Blocked, e).next("db verify"))?;
     let orphans = match session.host.settings.orphans {

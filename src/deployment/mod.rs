@@ -22,7 +22,7 @@ pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
-use crate::db::{Access, Dialect, Ledger, Verification};
+use crate::db::{Access, Dialect, Ledger, Problem, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
 
@@ -39,8 +39,10 @@ pub struct DatabaseFacts {
     pub verification: Option<Verification>,
     /// Rows per table.
     pub rows: BTreeMap<String, u64>,
-    /// Size of the file in bytes.
+    /// Bytes of the file, or of Barbican's tables.
     pub size: u64,
+    /// What keeps a backup from being taken, or from being restored; not looked for where none is wanted.
+    pub backup_problems: Vec<Problem>,
 }
 
 /// What is known of this host or image.
@@ -140,7 +142,7 @@ impl Deployment {
             (_, from) => from?,
         };
         let mut site = Site::load(host, &config, from.release)?;
-        let database = ledger.and_then(|ledger| look_at_database(&site, ledger).map_err(|e| format!("{e:#}")));
+        let database = ledger.and_then(|ledger| look_at_database(host, &site, ledger).map_err(|e| format!("{e:#}")));
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
                 site.survey().map_err(|e| format!("{e:#}"))
@@ -242,7 +244,7 @@ fn find(
     Ok(Err(why))
 }
 
-fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
+fn look_at_database(host: &Host, site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
     let database = site.open(Access::ReadOnly)?;
     let verification = match &ledger {
         Ledger::At(revision) => Some(database.verify(revision)?),
@@ -255,6 +257,7 @@ fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
         verification,
         rows: database.row_counts()?,
         size: database.size()?,
+        backup_problems: if host.settings.backup { database.backup_problems()? } else { Vec::new() },
     })
 }
 

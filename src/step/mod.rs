@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
-pub use schema::{About, size};
+pub use schema::{About, restore as restore_backup, size};
 pub use unit::{CodeAwaited, NewData};
 
 use crate::deployment::{Host, Site};

@@ -159,12 +159,18 @@ pub fn size(bytes: u64) -> String {
     format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
-/// The backup of the run, if it is whole.
-pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
+/// What is written of the backup of the run.
+fn about(context: &Context<'_>) -> Result<About> {
     let about: About = context.root().read_json(&context.file(ABOUT))?;
     if about.format > About::FORMAT {
         bail!("the backup was taken by a newer keymgr-upgrade: use that one");
     }
+    Ok(about)
+}
+
+/// The backup of the run, if it is whole.
+pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
+    let about = about(context)?;
     let of_copy = (&about.digest, about.copy());
     for (wanted, name) in about.files.iter().map(|(name, digest)| (digest, name.as_str())).chain([of_copy]) {
         let file = context.file(&format!("backup/{name}"));
@@ -295,7 +301,7 @@ pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
     if !context.root().exists(&context.file(ABOUT)) {
         return Ok(false);
     }
-    let about: About = context.root().read_json(&context.file(ABOUT))?;
+    let about = about(context)?;
     match context.site.open(Access::ReadOnly)?.revision()? {
         Ledger::At(revision) if revision == about.revision => Ok(false),
         // Of a restore that was killed on MySQL the ledger is what is missing until its very end.
@@ -303,7 +309,11 @@ pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
     }
 }
 
-pub(super) fn restore(context: &mut Context<'_>) -> Result<bool> {
+/// Puts the backup of the run in the place of what the database holds, unless that is the same; says whether it was not.
+///
+/// # Errors
+/// If the backup is not whole, not of this database, or what is there afterwards is not what was backed up.
+pub fn restore(context: &mut Context<'_>) -> Result<bool> {
     let about = check_backup(context)?;
     if about.database != context.site.shown() {
         bail!(

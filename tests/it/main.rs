@@ -14,6 +14,7 @@ mod catalogue;
 mod cli;
 mod common;
 mod crash;
+mod dump;
 mod halves;
 mod hsm;
 mod live;

@@ -111,16 +111,15 @@ EOF
 
 start_mariadb() {
     find_mariadb
-    as_user mariadb-install-db --no-defaults --datadir="$dir/data" --auth-root-authentication-method=normal \
+    # One that starts removes every temporary table that it finds in this directory, also those of others.
+    as_user mkdir "$dir/tmp"
+    as_user mariadb-install-db --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --auth-root-authentication-method=normal \
         --skip-test-db --skip-name-resolve --innodb-log-file-size=16M >"$dir/init.log" 2>&1 ||
         { cat "$dir/init.log" >&2; die "mariadb-install-db failed"; }
     listen=127.0.0.1
     has_ipv6 && listen=127.0.0.1,::1
-    # A starting server removes all temporary tables that lie in its temporary
-    # directory, those of running ones too.
-    as_user mkdir "$dir/tmp"
-    as_user "$mariadbd" --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --socket="$dir/socket" --port="$port" \
-        --bind-address=$listen --pid-file="$dir/pid" --innodb-flush-log-at-trx-commit=0 \
+    as_user "$mariadbd" --no-defaults --datadir="$dir/data" --socket="$dir/socket" --port="$port" \
+        --tmpdir="$dir/tmp" --bind-address=$listen --pid-file="$dir/pid" --innodb-flush-log-at-trx-commit=0 \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=16M --skip-name-resolve --skip-log-bin \
         --ssl-ca="$dir/tls/ca.pem" --ssl-cert="$dir/tls/server.pem" --ssl-key="$dir/tls/server.key" "$@" \
         >"$dir/log" 2>&1 </dev/null &

@@ -181,9 +181,8 @@ fn split_object(object: &str) -> Option<(String, String)> {
         let mut chars = rest.char_indices().skip(1).peekable();
         let mut end = rest.len();
         while let Some((at, c)) = chars.next() {
-            if c != quote {
-                name.push(c);
-            } else if chars.next_if(|(_, next)| *next == quote).is_some() {
+            // A quote in a name is written twice.
+            if c != quote || chars.next_if(|(_, next)| *next == quote).is_some() {
                 name.push(c);
             } else {
                 end = at + 1;
