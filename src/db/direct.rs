@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use super::{
     Dialect, Error, Result, Url,
+    lock::READER,
     wire::{Row, Wire},
 };
 
 /// Finds out whether the server gives this connection a session of its own, by a second connection at the same time:
 /// a pooler that lends sessions for a transaction or a statement gives both the same one, or the first one others.
 pub fn pooler(url: &Url, wait: Duration) -> Result<()> {
-    let first = Wire::connect(url, "keymgr-upgrade", wait)?;
-    let second = Wire::connect(url, "keymgr-upgrade", wait)?;
+    let first = Wire::connect(url, READER, wait)?;
+    let second = Wire::connect(url, READER, wait)?;
     let ours = server_session(&first)?;
     let pooled = || Error::Pooled { url: url.to_string() };
     for _ in 0..4 {
@@ -80,7 +81,7 @@ pub fn same(url: &Url, direct: &Url, wait: Duration) -> Result<()> {
 
 /// What tells one database from another.
 fn identity(url: &Url, wait: Duration) -> Result<Vec<(&'static str, String)>> {
-    let wire = Wire::connect(url, "keymgr-upgrade", wait)?;
+    let wire = Wire::connect(url, READER, wait)?;
     let words = |sql: &str| -> Result<String> {
         let words: Vec<String> = wire.query(sql)?.into_iter().flatten().flatten().collect();
         Ok(words.join(" "))

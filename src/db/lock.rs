@@ -23,6 +23,11 @@ const KEY: u64 = 0x6b65_796d_6772_0001;
 /// The name of `GET_LOCK`. MySQL keeps them for the whole server, with at most 64 characters, as many as a database's
 /// name may have.
 const NAME: &str = "CONCAT('keymgr-upgrade:', LEFT(SHA1(DATABASE()), 32))";
+/// How a session of ours that only looks is called where the server lists it.
+pub(super) const READER: &str = "keymgr-upgrade";
+/// And one that writes. A server works on for a while after its client was killed: to another run, such a session is a
+/// stranger like any other.
+pub(super) const WRITER: &str = "keymgr-upgrade writes";
 /// How often a lock that is a table is looked at again, in seconds, on the server's clock.
 const AGAIN: &str = "SELECT SLEEP(0.2)";
 /// The server's number for "table exists already".
@@ -209,13 +214,13 @@ impl Drop for Lock {
 
 /// Who holds the lock; `None` if nobody does.
 pub fn holder(url: &Url, wait: Duration) -> Result<Option<Holder>> {
-    let wire = Wire::connect(url, "keymgr-upgrade", wait)?;
+    let wire = Wire::connect(url, READER, wait)?;
     if is_galera(&wire)? { table(&wire) } else { session_holder(&wire) }
 }
 
 /// Removes the lock table of `holder`, if it still is of this one; says whether it was.
 pub fn unlock(url: &Url, holder: &Holder, wait: Duration) -> Result<bool> {
-    let wire = Wire::connect(url, "keymgr-upgrade", wait)?;
+    let wire = Wire::connect(url, READER, wait)?;
     if table(&wire)?.as_ref() != Some(holder) {
         return Ok(false);
     }
@@ -225,8 +230,8 @@ pub fn unlock(url: &Url, holder: &Holder, wait: Duration) -> Result<bool> {
     }
 }
 
-/// Marks a session of MySQL as ours for the other hosts, which see no more of it than user and address. PostgreSQL shows
-/// its name. Where locks of this kind are refused (MariaDB 10.6.13 with Galera), it stays unmarked.
+/// Marks a session of MySQL as ours, and as one that only looks, for the other hosts, which see no more of it than user and
+/// address. PostgreSQL shows its name. Where locks of this kind are refused (MariaDB 10.6.13 with Galera), it stays unmarked.
 pub(super) fn mark(wire: &Wire) {
     if wire.dialect() == Dialect::Mysql
         && let Err(why) = wire.query("SELECT GET_LOCK(CONCAT('keymgr-upgrade:', CONNECTION_ID()), 0)")

@@ -9,14 +9,9 @@ use std::{
 use super::{
     Dialect, Error, Result, Url,
     direct::{is_galera, text},
-    lock::is_marked,
+    lock::{READER, WRITER, is_marked},
     wire::Wire,
 };
-
-/// How our own sessions begin to call themselves.
-const OURS: &str = "keymgr-upgrade";
-/// How often sessions are looked at before they are believed to stay.
-const LOOKS: usize = 4;
 
 /// Where a session comes from, as the server sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,15 +110,15 @@ impl Visitors {
 /// The addresses of this host.
 pub type Addresses = BTreeSet<IpAddr>;
 
-/// Looks at the sessions. Where there are any it looks again for a while: those that are about to end, our own that
-/// were closed just now among them, are not meant.
-pub fn visitors(url: &Url, addresses: &Addresses, wait: Duration) -> Result<Visitors> {
-    let wire = Wire::connect(url, OURS, wait)?;
-    let mut looks = 0;
+/// Looks at the sessions, and where there are any once more and again, up to `looks` times in all, five in a second: those
+/// that are about to end, our own that were closed just now among them, are not meant.
+pub fn visitors(url: &Url, addresses: &Addresses, looks: usize, wait: Duration) -> Result<Visitors> {
+    let wire = Wire::connect(url, READER, wait)?;
+    let mut looked = 0;
     loop {
         let found = look(&wire, url, addresses, wait)?;
-        looks += 1;
-        if found.all.is_empty() || looks == LOOKS {
+        looked += 1;
+        if found.all.is_empty() || looked >= looks {
             return Ok(found);
         }
         wire.query(if wire.dialect() == Dialect::Postgresql { "SELECT pg_sleep(0.2)" } else { "SELECT SLEEP(0.2)" })?;
@@ -159,7 +154,7 @@ fn other_nodes(wire: &Wire, url: &Url, addresses: &Addresses, wait: Duration, fo
     for (_, node) in nodes.into_iter().enumerate().filter(|(index, _)| index.to_string() != own) {
         let look = || -> Result<Vec<Visitor>> {
             let other = url.at(node).ok_or_else(|| Error::Url(format!("{node} is no address")))?;
-            let wire = Wire::connect(&other, OURS, wait)?;
+            let wire = Wire::connect(&other, READER, wait)?;
             let rows = wire.query("SHOW GLOBAL STATUS LIKE 'wsrep_cluster_state_uuid'")?;
             if text(&rows, 1) != Some(me.as_str()) {
                 return Err(Error::Url(format!("{node} is of another cluster")));
@@ -194,7 +189,7 @@ fn postgresql(wire: &Wire, url: &Url, addresses: &Addresses) -> Result<Visitors>
         let id = pid.parse().unwrap_or_default();
         if me == "t" {
             own = peer;
-        } else if !name.starts_with(OURS) {
+        } else if name == WRITER || !name.starts_with(READER) {
             others.push((id, user.clone().unwrap_or_else(|| "an unknown user".to_owned()), peer));
         }
     }

@@ -83,8 +83,8 @@ impl Server {
         Ok(db::unlock(self.url()?, holder, self.wait)?)
     }
 
-    pub(super) fn visitors(&self) -> Result<Visitors> {
-        Ok(db::visitors(self.url()?, &addresses()?, self.wait)?)
+    pub(super) fn visitors(&self, looks: usize) -> Result<Visitors> {
+        Ok(db::visitors(self.url()?, &addresses()?, looks, self.wait)?)
     }
 }
 

@@ -181,7 +181,7 @@ impl Site {
     /// # Errors
     /// If the server cannot be worked with.
     pub fn visitors(&self) -> Result<Option<Visitors>> {
-        self.server.as_ref().map(Server::visitors).transpose()
+        self.server.as_ref().map(|s| s.visitors(1)).transpose()
     }
 
     /// Refuses while others are on the database: those of other hosts, and where `local` says so also those of this one.
@@ -189,7 +189,9 @@ impl Site {
     /// # Errors
     /// [`Occupied`], or if it cannot be looked.
     pub fn alone(&self, local: bool) -> Result<()> {
-        match self.visitors()?.and_then(|v| Occupied::by(&v, local)) {
+        // Two seconds for sessions that are about to end.
+        let visitors = self.server.as_ref().map(|s| s.visitors(10)).transpose()?;
+        match visitors.and_then(|v| Occupied::by(&v, local)) {
             Some(occupied) => Err(occupied.into()),
             None => Ok(()),
         }

@@ -16,8 +16,6 @@ use crate::crash;
 /// How alembic creates its table today. An older one, without the key, is kept as found.
 const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, \
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))";
-/// What our own session calls itself where the server shows sessions.
-const APPLICATION: &str = "keymgr-upgrade";
 /// How long one statement waits for a table that others use before it lets them pass and tries again, in seconds.
 const LOCK_WAIT: u64 = 5;
 
@@ -33,8 +31,14 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn open(url: &Url, access: Access, wait: Duration) -> Result<Self> {
-        let wire = Wire::connect(url, APPLICATION, wait)?;
-        lock::mark(&wire);
+        let wire = match access {
+            Access::ReadOnly => {
+                let wire = Wire::connect(url, lock::READER, wait)?;
+                lock::mark(&wire);
+                wire
+            }
+            Access::ReadWrite => Wire::connect(url, lock::WRITER, wait)?,
+        };
         let limit = LOCK_WAIT.min(wait.as_secs().max(1));
         match (wire.dialect(), access) {
             (Dialect::Postgresql, Access::ReadOnly) => {
