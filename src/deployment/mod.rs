@@ -22,7 +22,7 @@ pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
-use crate::db::{Access, Dialect, Ledger, Verification};
+use crate::db::{Access, Dialect, HexColumn, Ledger, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
 
@@ -41,6 +41,10 @@ pub struct DatabaseFacts {
     pub rows: BTreeMap<String, u64>,
     /// Size of the file in bytes.
     pub size: u64,
+    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts).
+    pub hex_text: BTreeMap<HexColumn, u64>,
+    /// The statement that keeps the server from making such rows; none where it does not.
+    pub hex_cure: Option<String>,
 }
 
 /// What is known of this host or image.
@@ -255,6 +259,8 @@ fn look_at_database(site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
         verification,
         rows: database.row_counts()?,
         size: database.size()?,
+        hex_text: database.hex_counts()?,
+        hex_cure: database.hex_cure()?,
     })
 }
 

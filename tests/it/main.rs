@@ -15,6 +15,7 @@ mod cli;
 mod common;
 mod crash;
 mod halves;
+mod hex;
 mod hsm;
 mod live;
 mod lock;
