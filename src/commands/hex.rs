@@ -49,12 +49,8 @@ fn show(session: &mut Session, rows: &[HexRow], all: bool) {
             continue;
         }
         let left = here.iter().filter(|row| row.left.is_some()).count();
-        session.ui.line(format!(
-            "{column}: {}, of which {} can be repaired: decoded, {} decrypted",
-            number(here.len(), "hexadecimal text"),
-            here.len() - left,
-            if here.len() - left == 1 { "it was" } else { "they were" },
-        ));
+        let (texts, good) = (number(here.len(), "hexadecimal text"), here.len() - left);
+        session.ui.line(format!("{column}: {texts}, {good} of them repairable"));
         for row in here {
             match &row.left {
                 None if all => session.ui.paragraph(&format!("{}, {}", row.id, row.of), 2),
@@ -62,6 +58,9 @@ fn show(session: &mut Session, rows: &[HexRow], all: bool) {
                 Some(why) => session.ui.paragraph(&format!("{}, {}: left alone: {why}", row.id, row.of), 2),
             }
         }
+    }
+    if rows.iter().any(|row| row.left.is_none()) {
+        session.ui.line("Repairable: what the text stands for decrypts with the configured keys.");
     }
     let list = |left: bool| -> Vec<_> {
         let rows = rows.iter().filter(|row| row.left.is_some() == left);
