@@ -186,6 +186,15 @@ pub enum Db {
         #[arg(long)]
         fresh: bool,
     },
+    /// Repair secrets that PostgreSQL holds as hexadecimal text, unreadable
+    RepairHex {
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Remove the lock that a run left on a Galera cluster, and nowhere else
     Unlock {
         /// Do not ask

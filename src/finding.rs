@@ -12,9 +12,14 @@ use crate::files::digest;
 use crate::kek::Survey;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
-use crate::release::{Applicable, Catalogue, LookupError, Note, PathError, Release, Severity as NoteSeverity};
+use crate::release::{
+    Applicable, Catalogue, LookupError, Note, PathError, PythonVersion, Release, Severity as NoteSeverity,
+};
 use crate::settings::Settings;
 use crate::step::{Step, size};
+
+const PYTHON_2: PythonVersion = PythonVersion(2, 7);
+const PYTHON_3: PythonVersion = PythonVersion(3, 0);
 
 /// How grave a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -133,6 +138,7 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
     schema(case, &mut all);
     around(case, &mut all);
     keys(case, &mut all);
+    hex_text(case, &mut all);
     files(case, &mut all);
     backup(case, &mut all);
     for finding in &mut all {
@@ -384,6 +390,47 @@ fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
         let title = format!("KEKs or secrets not in use cannot be read ({})", idle.len());
         all.push(Finding::warn("unreadable-idle", title).evidence(idle));
     }
+}
+
+/// What a Barbican on Python 3 wrote into PostgreSQL and cannot read, and whether it will write more of it.
+fn hex_text(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let Ok(facts) = &case.deployment.database else { return };
+    let cure = facts.hex_cure.as_ref().map(|sql| format!("have the owner of the database do: {sql}"));
+    if !facts.hex_text.is_empty() {
+        let rows: u64 = facts.hex_text.values().sum();
+        let title = format!("hexadecimal text that Barbican on Python 3 wrote and cannot read ({rows})");
+        let mut evidence: Vec<String> =
+            facts.hex_text.iter().map(|(column, n)| format!("{column}: {n} {}", plural(*n, "row"))).collect();
+        if let Ok(survey) = &case.deployment.survey {
+            let count =
+                |counts: &BTreeMap<&str, crate::kek::Count>| counts.get("hex-text").copied().unwrap_or_default();
+            let (keks, secrets) = (count(&survey.kek_counts()), count(&survey.secret_counts()));
+            evidence.push(format!(
+                "decoded, {} KEKs and {} secrets decrypt ({} and {} of them soft-deleted)",
+                keks.live + keks.deleted,
+                secrets.live + secrets.deleted,
+                keks.deleted,
+                secrets.deleted
+            ));
+        }
+        let mut remedy = "keymgr-upgrade db repair-hex, services stopped (--dry-run lists the rows)".to_owned();
+        if let Some(cure) = cure {
+            remedy = format!("{remedy}; and before they start again, since they go on writing such rows, {cure}");
+        }
+        all.push(Finding::warn("hex-text", title).evidence(evidence).remedy(remedy));
+    } else if let Some(cure) = cure.filter(|_| on_python_3(case)) {
+        let title = "Barbican on Python 3 will write secrets into this PostgreSQL that it cannot read";
+        all.push(Finding::warn("hex-text-ahead", title).remedy(format!("before it starts, {cure}")));
+    }
+}
+
+fn plural(count: u64, what: &str) -> String {
+    format!("{what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn on_python_3(case: &Case<'_>) -> bool {
+    let here = case.deployment.facts.python.is_some_and(|python| python >= PYTHON_3);
+    here || !case.to.python.allows(PYTHON_2)
 }
 
 fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {

@@ -27,6 +27,8 @@ pub enum Kind {
     Db,
     /// KEKs alone.
     Kek,
+    /// Hexadecimal text alone.
+    Hex,
     /// Files alone.
     Config,
 }

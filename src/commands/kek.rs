@@ -59,18 +59,24 @@ fn show(session: &mut Session, secrets: bool) -> Outcome {
             session.ui.paragraph(&format!("secret {} (datum {id}): {}", entry.secret_id, entry.verdict), 2);
         }
     }
+    let hex = all(survey.kek_counts().get("hex-text")) + all(survey.secret_counts().get("hex-text"));
+    if hex > 0 {
+        let text = "hex-text: hexadecimal text, which Barbican cannot read, but `db repair-hex` can repair: decoded, it was decrypted";
+        session.ui.paragraph(text, 0);
+    }
     for (plugin, count) in &deployment.elsewhere {
         session.ui.line(format!("not checked: {count} secrets in {plugin}"));
     }
     let old = all(survey.kek_counts().get("old"));
     let next = match (bad, old) {
+        (0, _) if hex > 0 => "db repair-hex",
         (0, 0) => "status",
         (0, _) => "kek migrate",
         _ if secrets => "check",
         _ => "kek verify",
     };
-    session.ui.set("unreadable", bad);
-    Ok((if bad == 0 { Exit::Done } else { Exit::Blocked }, next.to_owned()))
+    session.ui.set("unreadable", bad + hex);
+    Ok((if bad + hex == 0 { Exit::Done } else { Exit::Blocked }, next.to_owned()))
 }
 
 /// Code before Mitaka cannot read KEKs that are signed the new way.

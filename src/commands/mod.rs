@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod config;
 mod db;
+mod hex;
 mod kek;
 mod locks;
 mod look;

@@ -146,6 +146,9 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 if run.plan.kind == Kind::Db {
                     fit_record(session, &site)?;
                 }
+                if run.plan.kind == Kind::Hex {
+                    super::hex::more_to_come(session, &site)?;
+                }
                 done(session, &run)
             }
             Ended::Code => {
@@ -176,6 +179,7 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
         Kind::Upgrade => format!("Done: {}", Catalogue::embedded()?.by_id(&plan.to).map_or("", |r| r.name.as_str())),
         Kind::Db => "Done: the schema".to_owned(),
         Kind::Kek => "Done: the KEKs".to_owned(),
+        Kind::Hex => "Done: the hexadecimal text".to_owned(),
         Kind::Config => "Done: the files".to_owned(),
     };
     let proof = details(&|s| matches!(s, Step::VerifySecrets)).map_or(String::new(), |d| format!(" Proved: {d}."));

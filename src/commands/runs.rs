@@ -35,6 +35,7 @@ pub(super) fn name(plan: &Plan) -> String {
         Kind::Upgrade => format!("{} -> {}", plan.from, plan.to),
         Kind::Db => "db upgrade".to_owned(),
         Kind::Kek => "kek migrate".to_owned(),
+        Kind::Hex => "db repair-hex".to_owned(),
         Kind::Config => "config apply".to_owned(),
     }
 }

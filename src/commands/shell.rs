@@ -62,6 +62,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
                     edit(&root.display().to_string(), text, &mut lines);
                 }
             }
+            Step::RepairHexText => lines.push(format!("{ours} db repair-hex --yes")),
             Step::VerifyKeks => lines.push(format!("{ours} kek status")),
             Step::VerifySecrets => lines.push(format!("{ours} kek verify")),
             Step::RecordRelease { .. } => lines.push("# nothing by hand; say --from next time".to_owned()),

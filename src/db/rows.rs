@@ -15,7 +15,7 @@ type Row = Vec<Option<String>>;
 
 impl Database {
     /// Runs a query that every dialect reads alike.
-    fn query(&self, sql: &str) -> Result<Vec<Row>> {
+    pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
         match &self.inner {
             Inner::Sqlite(sqlite) => Ok(sqlite.query(sql)?.1),
             Inner::Server(server) => server.query(sql),
@@ -110,9 +110,13 @@ impl Database {
     /// How many orders are of type `certificate`, soft-deleted ones too.
     pub fn certificate_orders(&self) -> Result<u64> {
         self.require(&self.shape()?, "orders", &["id", "type"])?;
-        let rows = self.query("SELECT count(*) FROM orders WHERE type = 'certificate'")?;
-        let row = rows.into_iter().next().unwrap_or_default();
-        Values { row: row.into_iter(), of: self, table: "orders" }.number()
+        self.count("SELECT count(*) FROM orders WHERE type = 'certificate'", "orders")
+    }
+
+    /// The number that a query of `table` answers.
+    pub(super) fn count(&self, sql: &str, table: &'static str) -> Result<u64> {
+        let row = self.query(sql)?.into_iter().next().unwrap_or_default();
+        Values { row: row.into_iter(), of: self, table }.number()
     }
 }
 

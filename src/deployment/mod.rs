@@ -22,7 +22,7 @@ pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere};
 
 use crate::config::{self, Config, File};
-use crate::db::{Access, Dialect, Ledger, Problem, Verification};
+use crate::db::{Access, Dialect, HexColumn, Ledger, Problem, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
 
@@ -43,6 +43,10 @@ pub struct DatabaseFacts {
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; not looked for where none is wanted.
     pub backup_problems: Vec<Problem>,
+    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts).
+    pub hex_text: BTreeMap<HexColumn, u64>,
+    /// The statement that keeps the server from making such rows; none where it does not.
+    pub hex_cure: Option<String>,
 }
 
 /// What is known of this host or image.
@@ -258,6 +262,8 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger) -> Result<Database
         rows: database.row_counts()?,
         size: database.size()?,
         backup_problems: if host.settings.backup { database.backup_problems()? } else { Vec::new() },
+        hex_text: database.hex_counts()?,
+        hex_cure: database.hex_cure()?,
     })
 }
 

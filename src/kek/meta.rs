@@ -99,11 +99,6 @@ impl SecretMeta {
 pub(super) const HEX_TEXT: &str =
     "is hexadecimal text, as barbican on Python 3 leaves it in PostgreSQL and cannot read it back";
 
-/// Whether bytes went into a text column of PostgreSQL: `\x` and hexadecimal digits.
-pub(super) fn is_hex_text(text: &str) -> bool {
-    text.starts_with("\\x")
-}
-
 /// Decodes base64 as Python's `b64decode` does: characters outside of the alphabet, line ends for
 /// one, are skipped.
 pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {

@@ -7,6 +7,7 @@
 //!
 //! `kek_data.plugin_name` decides which rule applies to a row, never the configuration.
 
+mod hex;
 mod meta;
 mod simple;
 mod survey;
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    meta::{HEX_TEXT, KekMeta, SecretMeta, decode_base64, is_hex_text},
+    meta::{HEX_TEXT, KekMeta, SecretMeta, decode_base64},
     simple::{ProjectKey, Unusable},
 };
 pub use self::{
@@ -25,7 +26,7 @@ pub use self::{
     survey::{Count, KekEntry, Lost, SecretEntry, Survey, survey},
 };
 use crate::{
-    db::{KekRow, SecretRow},
+    db::{KekRow, SecretRow, is_hex_text},
     hsm::{self, Ciphertext, DataMechanism, HmacMechanism, Hsm, Proof, Signature},
 };
 
@@ -48,6 +49,9 @@ pub struct Keys {
     /// comes first, CBC last, since a wrong CBC decryption may pass for a right one.
     pub candidates: Vec<DataMechanism>,
 }
+
+/// Said of hexadecimal text that stands for something sound.
+const REPAIRABLE: &str = "hexadecimal text, unreadable for barbican until `db repair-hex`";
 
 /// Which plugin wrote a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub enum Verdict {
         /// What is wrong with it, not quoting it.
         why: String,
     },
+    /// Hexadecimal text, which Barbican cannot read; what it stands for is sound. Only a survey says so.
+    HexText,
     /// The row is there, but no key was ever made for it; Barbican makes one on first use.
     Unbound,
     /// Written under an Icehouse plugin name, which no later code finds.
@@ -118,6 +124,7 @@ impl Verdict {
             Self::Unreadable { .. } => "unreadable",
             Self::KeyMissing { .. } => "key-missing",
             Self::Malformed { .. } => "malformed",
+            Self::HexText => "hex-text",
             Self::Unbound => "unbound",
             Self::Icehouse => "icehouse",
             Self::NotOurs { .. } => "not-ours",
@@ -140,6 +147,7 @@ impl fmt::Display for Verdict {
             Self::KeyMissing { label } => write!(f, "the token has no key labelled {label:?}"),
             Self::Icehouse => f.write_str("under a plugin name of Icehouse, which no later release finds"),
             Self::NotOurs { plugin } | Self::NotChecked { plugin } => write!(f, "{}: {plugin}", self.name()),
+            Self::HexText => f.write_str(REPAIRABLE),
             Self::Good | Self::Old | Self::Unbound => f.write_str(self.name()),
         }
     }
@@ -160,6 +168,8 @@ pub enum SecretVerdict {
         /// Why not.
         why: String,
     },
+    /// It, or its KEK, is hexadecimal text, which Barbican cannot read; what it stands for was decrypted. Only a survey says so.
+    HexText,
     /// The token lacks a key it needs.
     KeyMissing {
         /// The label.
@@ -179,6 +189,7 @@ impl SecretVerdict {
         match self {
             Self::Proved { .. } => "proved",
             Self::Unreadable { .. } => "unreadable",
+            Self::HexText => "hex-text",
             Self::KeyMissing { .. } => "key-missing",
             Self::NotChecked { .. } => "not-checked",
         }
@@ -189,7 +200,7 @@ impl SecretVerdict {
     pub fn unchecked(&self) -> Option<&str> {
         match self {
             Self::NotChecked { plugin } => Some(plugin),
-            Self::Proved { .. } | Self::Unreadable { .. } | Self::KeyMissing { .. } => None,
+            Self::Proved { .. } | Self::Unreadable { .. } | Self::HexText | Self::KeyMissing { .. } => None,
         }
     }
 
@@ -205,6 +216,7 @@ impl fmt::Display for SecretVerdict {
             Self::Unreadable { why } => write!(f, "{}: {why}", self.name()),
             Self::KeyMissing { label } => write!(f, "the token has no key labelled {label:?}"),
             Self::NotChecked { plugin } => write!(f, "{}: {plugin}", self.name()),
+            Self::HexText => f.write_str(REPAIRABLE),
             Self::Proved { .. } => f.write_str(self.name()),
         }
     }
@@ -393,6 +405,7 @@ fn attempt(secret: &SecretRow, kek: &KekRow, verdict: &Verdict, keys: &Keys) -> 
         Verdict::Unreadable { why } | Verdict::Malformed { why } => {
             SecretVerdict::unreadable(format!("KEK {}: {why}", kek.id))
         }
+        Verdict::HexText => SecretVerdict::unreadable(format!("KEK {}: plugin_meta {HEX_TEXT}", kek.id)),
         Verdict::Good | Verdict::Old => match Plugin::of(kek) {
             Plugin::Simple => simple_secret(secret, project_key(kek, keys)),
             Plugin::P11 | Plugin::Icehouse | Plugin::Other => match p11_payload(secret, kek, &keys.candidates) {

@@ -7,7 +7,8 @@ use fernet::Fernet;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::meta::{HEX_TEXT, is_hex_text};
+use super::meta::HEX_TEXT;
+use crate::db::is_hex_text;
 
 /// Fernet tokens carry the time they were made, and the crate refuses one from the future. Barbican
 /// does not look at it, and a wrong clock must not make a secret unreadable: so the clock is

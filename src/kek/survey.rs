@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Attempt, Keys, SecretVerdict, Verdict, attempt, judge_all, proved};
+use super::{Attempt, Keys, SecretVerdict, Verdict, attempt, hex, judge_all, proved};
 use crate::db::{KekRow, SecretRow};
 
 /// How many payloads are handed to the token at a time: bounds the memory their copies take.
@@ -91,11 +91,17 @@ pub enum Lost {
     },
 }
 
-/// Judges every KEK and tries to read every secret given.
+/// Judges every KEK and tries to read every secret given; hexadecimal text by what it stands for, so that it is known what a repair would give.
 ///
 /// # Errors
 /// Trouble with the token that says nothing about a row. There is no survey then.
 pub fn survey(keks: &[KekRow], secrets: &[SecretRow], keys: &mut Keys) -> Result<Survey> {
+    let mut survey = survey_plain(&hex::plain_keks(keks), &hex::plain_secrets(secrets), keys)?;
+    hex::mark(&mut survey, keks, secrets);
+    Ok(survey)
+}
+
+fn survey_plain(keks: &[KekRow], secrets: &[SecretRow], keys: &mut Keys) -> Result<Survey> {
     let verdicts = judge_all(keks, keys).context("judging the KEKs")?;
     let by_id: HashMap<&str, (&KekRow, &Verdict)> =
         keks.iter().zip(&verdicts).map(|(row, verdict)| (row.id.as_str(), (row, verdict))).collect();
@@ -175,24 +181,27 @@ impl Survey {
         counts
     }
 
-    /// KEKs that Barbican cannot use: unreadable, malformed, of Icehouse, or their key is missing.
+    /// KEKs that Barbican cannot use: unreadable, malformed, of Icehouse, or their key is missing. Not those that a repair makes readable.
     pub fn bad_keks(&self) -> impl Iterator<Item = (&str, &KekEntry)> {
         let bad = |verdict: &Verdict| match verdict {
             Verdict::Unreadable { .. } | Verdict::KeyMissing { .. } | Verdict::Malformed { .. } | Verdict::Icehouse => {
                 true
             }
-            Verdict::Good | Verdict::Old | Verdict::Unbound | Verdict::NotOurs { .. } | Verdict::NotChecked { .. } => {
-                false
-            }
+            Verdict::Good
+            | Verdict::Old
+            | Verdict::HexText
+            | Verdict::Unbound
+            | Verdict::NotOurs { .. }
+            | Verdict::NotChecked { .. } => false,
         };
         self.keks.iter().filter(move |(_, entry)| bad(&entry.verdict)).map(|(id, entry)| (id.as_str(), entry))
     }
 
-    /// Secrets that cannot be read.
+    /// Secrets that cannot be read. Not those that a repair makes readable.
     pub fn bad_secrets(&self) -> impl Iterator<Item = (&str, &SecretEntry)> {
         let bad = |verdict: &SecretVerdict| match verdict {
             SecretVerdict::Unreadable { .. } | SecretVerdict::KeyMissing { .. } => true,
-            SecretVerdict::Proved { .. } | SecretVerdict::NotChecked { .. } => false,
+            SecretVerdict::Proved { .. } | SecretVerdict::HexText | SecretVerdict::NotChecked { .. } => false,
         };
         self.secrets.iter().filter(move |(_, entry)| bad(&entry.verdict)).map(|(id, entry)| (id.as_str(), entry))
     }

@@ -41,7 +41,7 @@ fn keep(context: &Context<'_>, file: &str, table: &str, column: &str, rows: Vec<
     Ok(Undo::Rows { file: file.to_owned(), rows: count })
 }
 
-fn baseline(context: &Context<'_>) -> Result<Survey> {
+pub(super) fn baseline(context: &Context<'_>) -> Result<Survey> {
     context.root().read_json(&context.file(BASELINE))
 }
 
@@ -319,8 +319,13 @@ pub fn proved(survey: &Survey) -> String {
     let keks = survey.kek_counts();
     let secrets = survey.secret_counts();
     let one = |count: Option<&kek::Count>| count.map_or(0, |c| c.live + c.deleted);
-    let not = one(secrets.get("not-checked"));
-    let rest = if not == 0 { String::new() } else { format!("; {not} not checked") };
+    let mut rest = String::new();
+    for (name, words) in [("hex-text", "are hexadecimal text"), ("not-checked", "not checked")] {
+        let count = one(secrets.get(name));
+        if count > 0 {
+            rest.push_str(&format!("; {count} {words}"));
+        }
+    }
     format!(
         "{} of {} KEKs, {} of {} secrets decrypted{rest}",
         one(keks.get("good")) + one(keks.get("old")),

@@ -5,6 +5,7 @@
 
 mod data;
 mod file;
+mod hex;
 mod schema;
 mod unit;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
+pub use hex::{HexRow, hex_rows};
 pub use schema::{About, restore as restore_backup, size};
 pub use unit::{CodeAwaited, NewData};
 
@@ -58,6 +60,8 @@ pub enum Step {
     ResignKeks,
     /// Write into each p11 secret the mechanism that decrypts it.
     RecordMechanism,
+    /// Turn hexadecimal text, which PostgreSQL holds in place of bytes, into what it stands for.
+    RepairHexText,
     /// Change a file by edits of its text.
     EditFile {
         /// The file, inside the root.
@@ -239,6 +243,7 @@ impl Step {
             Self::MigrateSchema { to, .. } => format!("schema {to}"),
             Self::ResignKeks => "KEK signatures".to_owned(),
             Self::RecordMechanism => "secret mechanism".to_owned(),
+            Self::RepairHexText => "hexadecimal text".to_owned(),
             Self::EditFile { path, .. } => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             Self::VerifyKeks => "verify KEKs".to_owned(),
             Self::VerifySecrets => "verify secrets".to_owned(),
@@ -251,7 +256,7 @@ impl Step {
     /// Whether the step writes to the database.
     #[must_use]
     pub fn writes_database(&self) -> bool {
-        matches!(self, Self::MigrateSchema { .. } | Self::ResignKeks | Self::RecordMechanism)
+        matches!(self, Self::MigrateSchema { .. } | Self::ResignKeks | Self::RecordMechanism | Self::RepairHexText)
     }
 
     /// Looks, and changes nothing.
@@ -267,6 +272,7 @@ impl Step {
             Self::MigrateSchema { from, to, .. } => schema::observe(context, from, to),
             Self::ResignKeks => data::observe_keks(context),
             Self::RecordMechanism => data::observe_mechanisms(context),
+            Self::RepairHexText => hex::observe(context),
             Self::EditFile { path, before, after, .. } => file::observe(context, path, before, after),
             Self::VerifyKeks => data::verify_keks(context),
             Self::VerifySecrets => data::verify_secrets(context),
@@ -291,6 +297,7 @@ impl Step {
             Self::MigrateSchema { .. } => schema::prepare(context),
             Self::ResignKeks => data::prepare_keks(context),
             Self::RecordMechanism => data::prepare_mechanisms(context),
+            Self::RepairHexText => hex::prepare(context),
             Self::EditFile { path, .. } => file::prepare(context, path),
             Self::RecordRelease { .. } => file::prepare_release(context),
             Self::VerifyKeks | Self::VerifySecrets => Ok(Undo::Nothing),
@@ -310,6 +317,7 @@ impl Step {
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
             Self::RecordMechanism => data::record_mechanisms(context)?,
+            Self::RepairHexText => hex::repair(context)?,
             Self::EditFile { path, edits, before, after } => file::apply(context, path, edits, before, after)?,
             Self::RecordRelease { release } => file::record_release(context, release)?,
             Self::UnholdUnits { units } => unit::release(context, units)?,
@@ -345,6 +353,7 @@ impl Step {
             (Self::BackUpDatabase, Undo::Database) => schema::restore_moved(context),
             (_, Undo::Database) => schema::restore(context),
             (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),
+            (Self::RepairHexText, Undo::Rows { file, .. }) => hex::restore(context, file),
             (_, Undo::Rows { file, .. }) => data::restore_mechanisms(context, file),
             (Self::EditFile { path, after, .. }, Undo::File { copy, digest }) => {
                 file::restore(context, path, after, copy.as_deref(), digest)

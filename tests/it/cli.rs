@@ -98,7 +98,7 @@ fn session(name: &str, sandbox: &Sandbox, commands: &[&[&str]]) {
 
 #[test]
 fn the_whole_help() {
-    let verbs: [&str; 33] = [
+    let verbs: [&str; 34] = [
         "",
         "status",
         "check",
@@ -114,6 +114,7 @@ fn the_whole_help() {
         "db history",
         "db upgrade",
         "db verify",
+        "db repair-hex",
         "db stamp",
         "kek",
         "kek status",

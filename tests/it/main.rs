@@ -16,6 +16,7 @@ mod common;
 mod crash;
 mod dump;
 mod halves;
+mod hex;
 mod hsm;
 mod live;
 mod lock;

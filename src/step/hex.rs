@@ -1,0 +1,244 @@
+//! The repair of hexadecimal text: what PostgreSQL made of the bytes that Barbican on Python 3 handed it.
+//!
+//! A row is repaired only where what it stands for was decrypted before; the others are left alone. The old values are kept first, and what is kept
+//! is what is repaired: each row by one compare-and-set on its old value.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Observed, Undo, data::baseline};
+use crate::crash;
+use crate::db::{Access, Database, HexColumn, decode_hex_text, is_hex_text};
+use crate::journal::private;
+use crate::kek::{SecretVerdict, Survey, Verdict};
+
+const KEPT: &str = "backup/hex-text.json";
+
+/// A value that is hexadecimal text.
+#[derive(Debug)]
+pub struct HexRow {
+    /// Where it is.
+    pub column: HexColumn,
+    /// The id of its row.
+    pub id: String,
+    /// The project of a KEK, the secret of a datum, in words.
+    pub of: String,
+    /// Why it is left alone; none if it is repaired.
+    pub left: Option<String>,
+}
+
+/// Every value that is hexadecimal text, with what the survey of the same rows says of it.
+///
+/// # Errors
+/// If the rows cannot be read.
+pub fn hex_rows(database: &Database, survey: &Survey) -> Result<Vec<HexRow>> {
+    Ok(with_values(database, survey)?.into_iter().map(|(row, _)| row).collect())
+}
+
+/// The same, each with its value.
+fn with_values(database: &Database, survey: &Survey) -> Result<Vec<(HexRow, String)>> {
+    let hex = |text: Option<String>| text.filter(|t| is_hex_text(t));
+    let unknown = || Some("it came after the survey".to_owned());
+    let mut all = Vec::new();
+    for row in database.kek_rows()? {
+        let Some(text) = hex(row.plugin_meta) else { continue };
+        let left = match survey.keks.get(&row.id).map(|entry| &entry.verdict) {
+            Some(Verdict::HexText) => None,
+            Some(verdict) => Some(verdict.to_string()),
+            None => unknown(),
+        };
+        let of = format!("project {}", row.project_id);
+        all.push((HexRow { column: HexColumn::PluginMeta, id: row.id, of, left }, text));
+    }
+    for row in database.secret_rows()? {
+        let Some(text) = hex(row.cypher_text) else { continue };
+        let left = match survey.secrets.get(&row.id).map(|entry| &entry.verdict) {
+            Some(SecretVerdict::HexText) => None,
+            Some(verdict) => Some(verdict.to_string()),
+            None => unknown(),
+        };
+        let of = format!("secret {}", row.secret_id);
+        all.push((HexRow { column: HexColumn::CypherText, id: row.id, of, left }, text));
+    }
+    Ok(all)
+}
+
+/// Old values of rows: what is repaired, and what is put back. They are ciphertext, no keys.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    format: u32,
+    rows: Vec<KeptRow>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptRow {
+    column: HexColumn,
+    id: String,
+    old: String,
+}
+
+/// How a row stands to what is kept of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// As it was.
+    Old,
+    /// As the repair leaves it.
+    New,
+    /// Neither, or the row is gone: somebody else's doing.
+    Foreign,
+}
+
+impl KeptRow {
+    fn new(&self) -> Result<String> {
+        decode_hex_text(&self.old).map_err(|why| anyhow!("what is kept of {self} {why}"))
+    }
+
+    fn state(&self, now: &Values) -> Result<State> {
+        let now = now.get(&(self.column, self.id.as_str().to_owned())).and_then(Option::as_deref);
+        Ok(match now {
+            Some(now) if now == self.old => State::Old,
+            Some(now) if now == self.new()? => State::New,
+            _ => State::Foreign,
+        })
+    }
+
+    fn foreign(&self) -> String {
+        format!(
+            "{self} was changed by somebody else since the run began: is a barbican still running? go back with \
+             `keymgr-upgrade rollback`, which leaves that row alone, and begin again"
+        )
+    }
+}
+
+impl std::fmt::Display for KeptRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of row {}", self.column, self.id)
+    }
+}
+
+type Values = BTreeMap<(HexColumn, String), Option<String>>;
+
+fn values(database: &Database) -> Result<Values> {
+    let keks = database.kek_rows()?.into_iter().map(|r| ((HexColumn::PluginMeta, r.id), r.plugin_meta));
+    let secrets = database.secret_rows()?.into_iter().map(|r| ((HexColumn::CypherText, r.id), r.cypher_text));
+    Ok(keks.chain(secrets).collect())
+}
+
+fn kept(context: &Context<'_>) -> Result<Kept> {
+    context.root().read_json(&context.file(KEPT))
+}
+
+pub(super) fn observe(context: &mut Context<'_>) -> Result<Observed> {
+    if !context.root().exists(&context.file(KEPT)) {
+        let rows = hex_rows(&context.site.open(Access::ReadOnly)?, &baseline(context)?)?;
+        let none = rows.iter().all(|row| row.left.is_some());
+        return Ok(if none { Observed::After("none to repair".to_owned()) } else { Observed::Before });
+    }
+    let kept = kept(context)?;
+    let now = values(&context.site.open(Access::ReadOnly)?)?;
+    let mut before = false;
+    for row in &kept.rows {
+        match row.state(&now)? {
+            State::Old => before = true,
+            State::New => {}
+            State::Foreign => return Ok(Observed::Foreign(row.foreign())),
+        }
+    }
+    if before {
+        return Ok(Observed::Before);
+    }
+    drop(now);
+    proof(context, kept.rows.len())
+}
+
+/// What was repairable when the run began must be sound now.
+fn proof(context: &mut Context<'_>, rows: usize) -> Result<Observed> {
+    let was = baseline(context)?;
+    let now = context.site.survey()?;
+    let lost = |what: &str, id: &str, verdict: Option<String>| {
+        let now = verdict.unwrap_or_else(|| "gone".to_owned());
+        Observed::Foreign(format!(
+            "{what} {id} could be repaired when the run began, and cannot be read now: {now}; go back with `keymgr-upgrade rollback`"
+        ))
+    };
+    let mut keks = 0;
+    for (id, _) in was.keks.iter().filter(|(_, entry)| entry.verdict == Verdict::HexText) {
+        match now.keks.get(id).map(|entry| &entry.verdict) {
+            Some(verdict) if verdict.is_sound() => keks += 1,
+            verdict => return Ok(lost("KEK", id, verdict.map(ToString::to_string))),
+        }
+    }
+    let mut secrets = 0;
+    for (id, entry) in was.secrets.iter().filter(|(_, entry)| entry.verdict == SecretVerdict::HexText) {
+        match now.secrets.get(id).map(|entry| &entry.verdict) {
+            Some(SecretVerdict::Proved { .. }) => secrets += 1,
+            verdict => return Ok(lost("secret", &entry.secret_id, verdict.map(ToString::to_string))),
+        }
+    }
+    Ok(Observed::After(format!("{rows} values; {keks} KEKs and {secrets} secrets decrypted")))
+}
+
+pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
+    // Not those of the baseline: what is kept is what was decrypted.
+    let survey = context.site.survey()?;
+    let rows = with_values(&context.site.open(Access::ReadOnly)?, &survey)?;
+    let rows = rows.into_iter().filter(|(row, _)| row.left.is_none());
+    let rows: Vec<KeptRow> = rows.map(|(row, old)| KeptRow { column: row.column, id: row.id, old }).collect();
+    let count = rows.len();
+    let kept = Kept { format: 1, rows };
+    context.root().write(&context.file(KEPT), &serde_json::to_vec(&kept)?, private())?;
+    Ok(Undo::Rows { file: KEPT.to_owned(), rows: count })
+}
+
+/// Replaces every kept value by what it stands for.
+pub(super) fn repair(context: &mut Context<'_>) -> Result<()> {
+    let kept = kept(context)?;
+    let mut database = context.site.open(Access::ReadWrite)?;
+    let now = values(&database)?;
+    for row in &kept.rows {
+        match row.state(&now)? {
+            State::New => continue,
+            State::Foreign => bail!("{}", row.foreign()),
+            State::Old => {}
+        }
+        crash::point("hex text to replace");
+        if !database.replace_hex_text(row.column, &row.id, &row.old, &row.new()?)? {
+            bail!("{}", row.foreign());
+        }
+        crash::point("hex text replaced");
+    }
+    Ok(())
+}
+
+/// Puts back what is still as the repair left it, all in one transaction. What somebody else wrote since is newer than both, and stays.
+pub(super) fn restore(context: &mut Context<'_>, file: &str) -> Result<bool> {
+    let kept: Kept = context.root().read_json(&context.file(file))?;
+    let mut database = context.site.open(Access::ReadWrite)?;
+    let now = values(&database)?;
+    database
+        .transaction(|database| {
+            let mut changed = false;
+            for row in &kept.rows {
+                match row.state(&now)? {
+                    State::Old => continue,
+                    State::Foreign => {
+                        log::warn!("{row} was changed by somebody else, and is left as it is");
+                        continue;
+                    }
+                    State::New => {}
+                }
+                crash::point("row to restore");
+                let replaced = database.replace_hex_text(row.column, &row.id, &row.new()?, &row.old)?;
+                if !replaced {
+                    return Err(anyhow!("{row} was changed by somebody else: is a barbican still running?"));
+                }
+                changed = true;
+            }
+            Ok(changed)
+        })
+        .with_context(|| format!("putting back the rows of {file}"))
+}
