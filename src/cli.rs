@@ -191,6 +191,8 @@ pub enum Db {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

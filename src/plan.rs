@@ -91,7 +91,7 @@ impl Plan {
     #[must_use]
     pub fn writes(&self) -> bool {
         let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
-        self.kind == Kind::Kek || self.steps.iter().any(writes)
+        matches!(self.kind, Kind::Kek | Kind::Hex) || self.steps.iter().any(writes)
     }
 
     /// Whether the plan takes a copy of the database.
