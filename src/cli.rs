@@ -192,6 +192,7 @@ pub enum Db {
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
+        /// What the operator says of others.
         word: Word,
         /// Do not ask
         #[arg(short, long)]
