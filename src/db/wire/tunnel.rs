@@ -241,3 +241,67 @@ fn wait(ends: &mut [PollFd<'_>]) -> io::Result<()> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, time::Duration};
+
+    use native_tls::{Identity, TlsAcceptor};
+    use secrecy::SecretString;
+
+    use super::{super::Wire, *};
+    use crate::{db::Url, servers};
+
+    const PASSWORD: &[u8] = b"pass/word\0";
+
+    /// MariaDB has no `caching_sha2_password`, so here is MySQL 8's side of it up to the first command: the greeting,
+    /// the request, the answer, and either "that will do" or "send the password", which TLS lets the client do.
+    fn mysql_8(listener: &TcpListener, acceptor: &TlsAcceptor, will_do: bool) -> Vec<u8> {
+        let packet = |number: u8, body: &[u8]| [&[body.len().to_le_bytes()[0], 0, 0, number], body].concat();
+        let (mut stream, _) = listener.accept().unwrap();
+        let greeting = [
+            &b"\x0a8.0.36\0\x07\0\0\0saltsalt\0\x09\xaa\x2d\x02\0\x18\0\x15"[..],
+            &[0; 10],
+            b"saltsaltsalt\0caching_sha2_password\0",
+        ];
+        stream.write_all(&packet(0, &greeting.concat())).unwrap();
+        let request = receive(&mut stream).unwrap();
+        assert_eq!((request.len(), request[3]), (4 + REQUEST, 1));
+        let mut stream = acceptor.accept(stream).unwrap();
+        let answer = receive(&mut stream).unwrap();
+        // What it asked for is what it then says.
+        assert_eq!((answer[3], &answer[4..36]), (2, &request[4..]));
+        let yes = b"\0\0\0\x02\0\0\0";
+        if will_do {
+            stream.write_all(&packet(3, b"\x01\x03")).unwrap();
+            stream.write_all(&packet(4, yes)).unwrap();
+        } else {
+            stream.write_all(&packet(3, b"\x01\x04")).unwrap();
+            let password = receive(&mut stream).unwrap();
+            assert_eq!((password[3], &password[4..]), (4, PASSWORD));
+            stream.write_all(&packet(5, yes)).unwrap();
+        }
+        receive(&mut stream).unwrap()
+    }
+
+    #[test]
+    fn caching_sha2_password() {
+        let server = servers::mariadb();
+        let read = |name: &str| std::fs::read(server.tls(name)).unwrap();
+        let identity = Identity::from_pkcs8(&read("server.pem"), &read("server.key")).unwrap();
+        let acceptor = TlsAcceptor::new(identity).unwrap();
+        for will_do in [true, false] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let acceptor = acceptor.clone();
+            let seen = thread::spawn(move || mysql_8(&listener, &acceptor, will_do));
+            let ca = server.tls("ca.pem");
+            let url = format!("mysql+pymysql://u:pass%2Fword@localhost:{port}/d?ssl_ca={ca}");
+            // It hangs up at the first command, which starts a new dialogue.
+            let url = Url::parse(&SecretString::from(url)).unwrap();
+            Wire::connect(&url, "keymgr-test", Duration::from_secs(20)).unwrap_err();
+            let command = seen.join().unwrap();
+            assert_eq!((command[3], command[4]), (0, 3), "{command:?}");
+        }
+    }
+}
