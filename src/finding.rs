@@ -326,8 +326,9 @@ fn around(case: &Case<'_>, all: &mut Vec<Finding>) {
     let seen = Visitors::places(foreign.iter().copied());
     let title = match (foreign.is_empty(), visitors.unseen.is_empty()) {
         (true, _) => "not all database sessions can be seen; that blocks later".to_owned(),
+        (false, true) if foreign.len() == 1 => format!("1 database session: {seen}; it blocks later"),
         (false, true) => format!("{} database sessions: {seen}; they block later", foreign.len()),
-        (false, false) => format!("{} database sessions and more: {seen}; they block later", foreign.len()),
+        (false, false) => format!("{} database sessions at least: {seen}; they block later", foreign.len()),
     };
     let evidence = foreign.iter().map(ToString::to_string).chain(visitors.unseen.clone()).collect();
     let hosts: BTreeSet<&str> = foreign.iter().filter_map(|v| v.from.host()).collect();

@@ -25,8 +25,8 @@ pub(super) fn upgrade(session: &mut Session, target: &Target, word: Word, yes: b
     looked_at(session, target, locks, yes, None)
 }
 
-/// `asked`: the digest of the plan that the operator said yes to, where this is the second look, under the lock.
-fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool, asked: Option<String>) -> Outcome {
+/// `asked` is the digest of the plan that the operator said yes to, where this is the second look, under the lock.
+fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool, asked: Option<&str>) -> Outcome {
     let mut look = look(session, target, Depth::Full)?;
     look.refuse_others(locks.word);
     session.ui.set("from", look.deployment.from.release.id.as_str());
@@ -48,7 +48,7 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         return Ok((Exit::Done, "status".to_owned()));
     }
     let (digest, writes) = look.draft.as_ref().map_or_else(|_| Default::default(), |d| (d.plan.digest(), d.writes));
-    if asked.as_ref() != Some(&digest) {
+    if asked != Some(digest.as_str()) {
         summary(&mut session.ui, &look);
         if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
             session.ui.line("Nothing was done.");
@@ -57,7 +57,7 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
     }
     if writes && locks.lock_database(&look.deployment.site, look.deployment.revision())? {
         session.ui.line("Another run had the database until now: looking again.");
-        return looked_at(session, target, locks, yes, Some(digest));
+        return looked_at(session, target, locks, yes, Some(&digest));
     }
     carry_out(session, look, locks)
 }

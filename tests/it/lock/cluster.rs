@@ -1,9 +1,10 @@
 //! Two real nodes of a Galera cluster: the lock is a table, and outlives its maker.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use super::{Controller, HEAD, Kind, START, Served, ended, place, revision, start, until, value};
-use crate::servers::{Base, Server};
+use crate::servers::{Base, PASSWORD, Server};
 
 const UPGRADE: [&str; 3] = ["db", "upgrade", "--yes"];
 
@@ -131,4 +132,58 @@ fn a_node_that_is_not_whole() {
     second.run(&UPGRADE).expect(1).says("it must be Synced and Primary");
     assert_eq!((second.runs(), revision(&cluster.base)), (0, START.to_owned()));
     first.run(&UPGRADE).expect(0);
+}
+
+/// Each node lists its own sessions only: the others are asked too.
+#[test]
+fn sessions_on_the_other_node() {
+    let cluster = Cluster::start();
+    let [first, _] = &cluster.controllers;
+    let mut session = Command::new("mariadb")
+        .args(["--no-defaults", "--skip-ssl", "-h", "127.0.0.1", "-u", "barbican", cluster.base.name(), "-P"])
+        .arg(cluster.nodes[1].port().to_string())
+        .env("MYSQL_PWD", PASSWORD)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = {
+        let mut said = None;
+        until("the session is seen", || {
+            let now = first.run(&["db", "stamp", START]);
+            let there = now.code != 0;
+            said = Some(now);
+            there
+        });
+        said.unwrap().expect(3)
+    };
+    said.says("of barbican from this host");
+    session.kill().unwrap();
+    session.wait().unwrap();
+
+    // A node that does not let us in may have any session.
+    cluster.nodes[1]
+        .admin("SET SESSION wsrep_on = OFF; SET sql_log_bin = 0; RENAME USER barbican@'%' TO elsewhere@'%'");
+    let said = first.run(&UPGRADE).expect(3);
+    said.says(&format!("Galera node 127.0.0.1:{}", cluster.nodes[1].port()));
+    said.says("--writers-stopped");
+    first.run(&[&UPGRADE[..], &["--writers-stopped"]].concat()).expect(0);
+    assert_eq!(revision(&cluster.base), HEAD);
+}
+
+/// There and back on a cluster: the lock is neither in the copy nor in its way.
+#[test]
+fn a_rollback() {
+    let cluster = Cluster::start();
+    let [first, second] = &cluster.controllers;
+    first.write("etc/keymgr-upgrade/keymgr-upgrade.conf", "[database]\nbackup = full\n");
+    let before = cluster.base.dump();
+    first.run(&UPGRADE).expect(0);
+    assert_eq!((cluster.lock_table(), revision(&cluster.base)), (String::new(), HEAD.to_owned()));
+    let mut back = first.paused(&["rollback", "--yes"]);
+    back.until(|point| point == "step to revert");
+    assert!(cluster.lock_table().contains("run"), "{}", cluster.lock_table());
+    second.settings("lock_timeout = 1s\n");
+    second.run(&["db", "stamp", HEAD]).expect(75);
+    back.go().expect(0);
+    assert_eq!((cluster.lock_table(), cluster.base.dump()), (String::new(), before));
 }

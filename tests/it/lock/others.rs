@@ -124,7 +124,7 @@ fn from_another_host(kind: Kind) {
 
     let session = Session::open(&base, Some(&neighbour), &neighbour.ours, port);
     let check = controller.run(&["check", "--to", "mitaka", "--from", "liberty"]);
-    check.says(&format!("WARN  other-writers     1 database sessions: {} (1); they block later", neighbour.its));
+    check.says(&format!("WARN  other-writers     1 database session: {} (1); it blocks later", neighbour.its));
     check.says(&format!("on {}: keymgr-upgrade units hold", neighbour.its));
     let hidden = if kind == Kind::Mariadb { "GRANT PROCESS" } else { "session of another" };
     assert_eq!(check.all().contains(hidden), kind == Kind::Mariadb, "{}", check.all());
