@@ -191,8 +191,8 @@ pub enum Db {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
-        #[command(flatten)]
         /// What the operator says of others.
+        #[command(flatten)]
         word: Word,
         /// Do not ask
         #[arg(short, long)]
