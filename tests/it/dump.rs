@@ -5,8 +5,9 @@ mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use keymgr_upgrade::db::Dialect;
+use keymgr_upgrade::db::{Access, Database, Dialect, FIRST, Url};
 
 use crate::common::{Said, Sandbox, said};
 use crate::server_schema::{Look, dump, dumped};
@@ -203,4 +204,59 @@ fn postgresql_is_restored_after_a_kill() {
 #[test]
 fn mariadb_is_restored_after_a_kill() {
     restored_after_a_kill(Dialect::Mysql);
+}
+
+/// Takes a backup over each of these parameters of the URL: user, host, what stands after `?`.
+fn taken_however_connected(base: &Base, ways: &[(&str, String, String)]) {
+    for (user, host, parameters) in ways {
+        let url = Url::parse(&base.url_with(user, host, parameters).into()).unwrap();
+        let database = Database::open(&url, Path::new(""), Access::ReadOnly, Duration::from_secs(20)).unwrap();
+        assert_eq!(database.backup_problems().unwrap(), [], "{url}");
+        let directory = tempfile::tempdir().unwrap();
+        let fingerprint = database.backup_to(&directory.path().join("dump")).unwrap_or_else(|e| panic!("{url}: {e}"));
+        assert_eq!(fingerprint, database.fingerprint().unwrap());
+        let mut files: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["dump", FIRST]);
+    }
+}
+
+#[test]
+fn postgresql_is_dumped_however_connected() {
+    let server = servers::postgresql();
+    let base = server.database(&dump(Dialect::Postgresql, "chain-4ecde3a3a72a-liberty"));
+    server.admin("GRANT barbican TO tls_only, tls_client");
+    // libpq wants the key to be the user's own.
+    let keys = tempfile::tempdir().unwrap();
+    let key = keys.path().join("key");
+    std::fs::write(&key, std::fs::read(server.tls("client.key")).unwrap()).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let checked = format!("sslmode=verify-full&sslrootcert={}", server.tls("ca.pem"));
+    let identity = format!("{checked}&sslcert={}&sslkey={}", server.tls("client.pem"), key.display());
+    let (host, port) = (format!("localhost:{}", server.port()), server.port());
+    let socket = format!("host={}&port={port}&options=-csearch_path%3Dpublic", server.dir().display());
+    taken_however_connected(
+        &base,
+        &[("tls_only", host.clone(), checked), ("tls_client", host, identity), ("barbican", String::new(), socket)],
+    );
+}
+
+#[test]
+fn mariadb_is_dumped_however_connected() {
+    let server = servers::mariadb();
+    let base = server.database(&dump(Dialect::Mysql, "chain-4ecde3a3a72a-liberty"));
+    let checked = format!("ssl_ca={}", server.tls("ca.pem"));
+    let identity = format!("{checked}&ssl_cert={}&ssl_key={}", server.tls("client.pem"), server.tls("client.key"));
+    let host = format!("localhost:{}", server.port());
+    let loose = format!("{checked}&ssl_check_hostname=false");
+    taken_however_connected(
+        &base,
+        &[
+            ("tls_only", host.clone(), checked),
+            ("tls_only", host.clone(), loose),
+            ("tls_client", host.clone(), identity),
+            ("tls_only", host, String::new()),
+            ("barbican", String::new(), format!("unix_socket={}", server.socket().display())),
+        ],
+    );
 }

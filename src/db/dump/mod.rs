@@ -265,7 +265,7 @@ impl Server {
     pub(super) fn restore_commands(&self, file: &str) -> Result<String> {
         let job = Job::new(self)?;
         match self.wire.dialect() {
-            Dialect::Postgresql => Ok(postgresql::commands(&job, file)),
+            Dialect::Postgresql => postgresql::commands(&job, file),
             Dialect::Mysql | Dialect::Sqlite => mysql::commands(&job, file),
         }
     }

@@ -12,7 +12,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{DumpError, Job, NONE, Problem, Result, numbers, shell_word};
 use crate::{
     command::{Output, Program},
-    db::{Url, error},
+    db::{
+        Url, error,
+        wire::target::{Address, Check, Encrypt, Target},
+    },
 };
 
 /// How long a restore waits for sessions that use the tables, in seconds.
@@ -284,57 +287,45 @@ pub(super) fn size(job: &Job<'_>) -> String {
 }
 
 /// How a client is told where to connect: everything but the password, by the names of the option file.
-fn options(url: &Url, family: Family) -> Vec<(&'static str, String)> {
-    let param = |wanted: &str| url.params().iter().rev().find(|(name, _)| name == wanted).map(|(_, v)| v.as_str());
-    let mut options = Vec::new();
-    options.extend(url.user().map(|user| ("user", user.to_owned())));
-    match param("unix_socket") {
-        Some(socket) => options.extend([("protocol", "socket".to_owned()), ("socket", socket.to_owned())]),
-        None => {
-            let host = url.host().unwrap_or("localhost").to_owned();
-            let port = url.port().unwrap_or(3306).to_string();
-            options.extend([("protocol", "tcp".to_owned()), ("host", host), ("port", port)]);
+fn options(url: &Url, family: Family) -> Result<Vec<(&'static str, String)>> {
+    let Target { address, user, tls, .. } = Target::of(url)?;
+    let mut options = vec![("user", user)];
+    match address {
+        Address::Socket { path, .. } => {
+            options.extend([("protocol", "socket".to_owned()), ("socket", path.display().to_string())]);
+        }
+        Address::Tcp { host, port } => {
+            options.extend([("protocol", "tcp".to_owned()), ("host", host), ("port", port.to_string())]);
         }
     }
-    let files = [
-        ("ssl_ca", "ssl-ca"),
-        ("ssl_capath", "ssl-capath"),
-        ("ssl_cert", "ssl-cert"),
-        ("ssl_key", "ssl-key"),
-        ("ssl_cipher", "ssl-cipher"),
-    ];
-    let files: Vec<_> = files.iter().filter_map(|(name, option)| Some((*option, param(name)?.to_owned()))).collect();
-    let on = |name: &str| param(name).map(|v| matches!(v.to_lowercase().as_str(), "true" | "1" | "yes" | "on"));
-    let mode = param("ssl_mode").map(str::to_uppercase).unwrap_or_default();
-    let off = on("ssl_disabled") == Some(true) || mode == "DISABLED";
-    let asked = !files.is_empty() || on("ssl") == Some(true) || !matches!(mode.as_str(), "" | "PREFERRED");
-    let asked = asked || ["ssl_verify_cert", "ssl_verify_identity"].iter().any(|name| on(name) == Some(true));
-    // As PyMySQL does it: who names an authority wants the certificate checked, and the name in it, unless told otherwise.
-    let authority = param("ssl_ca").or(param("ssl_capath")).is_some();
-    let chain = on("ssl_verify_cert").unwrap_or(authority || mode.starts_with("VERIFY"));
-    let name = on("ssl_verify_identity").or(on("ssl_check_hostname")).unwrap_or(chain && mode != "VERIFY_CA");
-    if asked && !off {
-        options.extend(files);
+    // MariaDB's client checks the certificate of whoever it is told an authority for.
+    for path in tls.authorities.iter().filter(|_| tls.encrypt != Encrypt::Never && tls.check > Check::Nothing) {
+        options.push((if path.is_dir() { "ssl-capath" } else { "ssl-ca" }, path.display().to_string()));
+    }
+    if let Some((certificate, key)) = tls.identity.filter(|_| tls.encrypt != Encrypt::Never) {
+        options.push(("ssl-cert", certificate.display().to_string()));
+        options.push(("ssl-key", key.display().to_string()));
     }
     match family {
-        // MariaDB's client checks both or neither.
         Family::Mariadb => {
-            options.push(("ssl", u8::from(asked && !off).to_string()));
-            options.push(("ssl-verify-server-cert", u8::from(asked && !off && chain && name).to_string()));
+            // It has no word for those of the operating system without the name being checked too.
+            let name = tls.check == Check::Name || tls.check == Check::Authority && tls.authorities.is_empty();
+            options.push(("ssl", u8::from(tls.encrypt != Encrypt::Never).to_string()));
+            options.push(("ssl-verify-server-cert", u8::from(tls.encrypt == Encrypt::Always && name).to_string()));
         }
         Family::Mysql => options.push((
             "ssl-mode",
-            match (off, asked, chain, name) {
-                (true, ..) => "DISABLED",
-                (_, false, ..) => "PREFERRED",
-                (_, _, true, true) => "VERIFY_IDENTITY",
-                (_, _, true, false) => "VERIFY_CA",
-                _ => "REQUIRED",
+            match (tls.encrypt, tls.check) {
+                (Encrypt::Never, _) => "DISABLED",
+                (Encrypt::Allow | Encrypt::Prefer, _) => "PREFERRED",
+                (Encrypt::Always, Check::Nothing) => "REQUIRED",
+                (Encrypt::Always, Check::Authority) => "VERIFY_CA",
+                (Encrypt::Always, Check::Name) => "VERIFY_IDENTITY",
             }
             .to_owned(),
         )),
     }
-    options
+    Ok(options)
 }
 
 /// A value as an option file holds it.
@@ -351,7 +342,7 @@ fn programs(job: &Job<'_>) -> Result<Programs> {
 fn program(job: &Job<'_>, name: &str, family: Family) -> Result<Program> {
     let url = &job.server.url;
     let mut file = String::from("[client]\n");
-    for (option, value) in options(url, family) {
+    for (option, value) in options(url, family)? {
         file.push_str(&format!("{option}={}\n", quoted(&value)));
     }
     let password = url.password().map(|p| p.expose_secret().to_owned()).unwrap_or_default();
@@ -443,7 +434,7 @@ pub(super) fn load(job: &Job<'_>, first: &str, path: &Path) -> Result<()> {
 pub(super) fn commands(job: &Job<'_>, file: &str) -> Result<String> {
     let programs = programs(job)?;
     let url = &job.server.url;
-    let options = options(url, programs.family).into_iter();
+    let options = options(url, programs.family)?.into_iter();
     let options: Vec<String> = options.map(|(name, value)| shell_word(&format!("--{name}={value}"))).collect();
     Ok(format!(
         "cat {first} {file} |\n\
@@ -515,17 +506,18 @@ mod tests {
     #[test]
     fn the_connection_is_that_of_the_url() {
         let said = |text: &str, family| {
-            let options = options(&Url::parse(&SecretString::from(text)).unwrap(), family);
+            let options = options(&Url::parse(&SecretString::from(text)).unwrap(), family).unwrap();
             options.into_iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" ")
         };
         let plain = "mysql+pymysql://b:secret@db/barbican?charset=utf8";
         let tcp = "user=b protocol=tcp host=db port=3306";
-        assert_eq!(said(plain, Family::Mariadb), format!("{tcp} ssl=0 ssl-verify-server-cert=0"));
+        assert_eq!(said(plain, Family::Mariadb), format!("{tcp} ssl=1 ssl-verify-server-cert=0"));
         assert_eq!(said(plain, Family::Mysql), format!("{tcp} ssl-mode=PREFERRED"));
-        let tls = "mysql://b@db/barbican?ssl_ca=/ca.pem";
+        let tls = "mysql+pymysql://b@db/barbican?ssl_ca=/ca.pem";
         assert_eq!(said(tls, Family::Mariadb), format!("{tcp} ssl-ca=/ca.pem ssl=1 ssl-verify-server-cert=1"));
         assert_eq!(said(tls, Family::Mysql), format!("{tcp} ssl-ca=/ca.pem ssl-mode=VERIFY_IDENTITY"));
-        let loose = "mysql://b@db/barbican?ssl_ca=/ca.pem&ssl_check_hostname=false";
+        let loose = "mysql+pymysql://b@db/barbican?ssl_ca=/ca.pem&ssl_check_hostname=false";
+        assert_eq!(said(loose, Family::Mariadb), format!("{tcp} ssl-ca=/ca.pem ssl=1 ssl-verify-server-cert=0"));
         assert_eq!(said(loose, Family::Mysql), format!("{tcp} ssl-ca=/ca.pem ssl-mode=VERIFY_CA"));
         let socket = "mysql://b@/barbican?unix_socket=/run/mysqld.sock&ssl_disabled=true";
         assert_eq!(said(socket, Family::Mysql), "user=b protocol=socket socket=/run/mysqld.sock ssl-mode=DISABLED");

@@ -10,7 +10,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{DumpError, Job, NONE, Problem, Result, numbers, shell_word};
 use crate::{
     command::{Output, Program},
-    db::{Url, sqlite::quoted},
+    db::{
+        Url,
+        sqlite::quoted,
+        wire::target::{Address, Target},
+    },
 };
 
 /// In the order in which they are needed.
@@ -189,19 +193,21 @@ pub(super) fn size(job: &Job<'_>) -> String {
     )
 }
 
-/// How libpq is told where to connect: everything but the password.
-fn conninfo(url: &Url) -> String {
-    let port = url.port().map(|p| p.to_string());
-    let base =
-        [("host", url.host()), ("port", port.as_deref()), ("user", url.user()), ("dbname", Some(url.database()))];
-    let base = base.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    // What is said twice holds as said last, as for SQLAlchemy. The programs choose their own encoding, and say who they are.
-    let own = ["application_name", "client_encoding"];
-    let params = url.params().iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let pairs = base.chain(params.filter(|(name, _)| !own.contains(name)));
-    let pairs = pairs.chain([("application_name", "keymgr-upgrade")]);
+/// How libpq is told where to connect: everything but the password. What the URL says after `?` is its own language.
+fn conninfo(url: &Url) -> Result<String> {
+    let Target { address, user, .. } = Target::of(url)?;
+    let (host, port) = match address {
+        Address::Tcp { host, port } => (host, port),
+        Address::Socket { path, port } => (path.display().to_string(), port),
+    };
+    let base = [("host", host), ("port", port.to_string()), ("user", user), ("dbname", url.database().to_owned())];
+    // The programs choose their own encoding, and say who they are.
+    let own = ["host", "port", "application_name", "client_encoding"];
+    let params = url.params().iter().filter(|(name, _)| !own.contains(&name.as_str()));
+    let params = params.map(|(name, value)| (name.as_str(), value.clone()));
+    let pairs = base.into_iter().chain(params).chain([("application_name", "keymgr-upgrade".to_owned())]);
     let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
-    pairs.map(|(name, value)| format!("{name}='{}'", quote(value))).collect::<Vec<_>>().join(" ")
+    Ok(pairs.map(|(name, value)| format!("{name}='{}'", quote(&value))).collect::<Vec<_>>().join(" "))
 }
 
 /// A program that is told the database and, by a password file, its password.
@@ -217,7 +223,7 @@ fn program(job: &Job<'_>, name: &str) -> Result<Program> {
     let (program, path) = Program::new(name)
         .with_file(&SecretString::from(line), SecretString::from(password))
         .map_err(|why| job.program("connecting", why))?;
-    Ok(program.env("PGPASSFILE", path).arg("--no-password").arg(format!("--dbname={}", conninfo(url))))
+    Ok(program.env("PGPASSFILE", path).arg("--no-password").arg(format!("--dbname={}", conninfo(url)?)))
 }
 
 pub(super) fn ask(job: &Job<'_>, sql: &str) -> Result<Output> {
@@ -314,9 +320,9 @@ fn without_new_settings(script: impl Read) -> io::Result<impl Read> {
     Ok(Cursor::new(beginning).chain(script))
 }
 
-pub(super) fn commands(job: &Job<'_>, file: &str) -> String {
-    let conninfo = shell_word(&conninfo(&job.server.url));
-    format!(
+pub(super) fn commands(job: &Job<'_>, file: &str) -> Result<String> {
+    let conninfo = shell_word(&conninfo(&job.server.url)?);
+    Ok(format!(
         "(umask 077; pg_restore --file=script.sql {file}) &&\n\
          sed -i '/^SET transaction_timeout = 0;$/d' script.sql &&\n\
          psql -X -q -1 -v ON_ERROR_STOP=1 -o /dev/null \\\n\
@@ -324,7 +330,7 @@ pub(super) fn commands(job: &Job<'_>, file: &str) -> String {
          \x20   {conninfo} &&\n\
          rm script.sql\n",
         first = super::FIRST
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -342,16 +348,16 @@ mod tests {
 
     #[test]
     fn the_connection_is_that_of_the_url() {
-        let url = |text: &str| Url::parse(&SecretString::from(text)).unwrap();
+        let conninfo = |text: &str| conninfo(&Url::parse(&SecretString::from(text)).unwrap()).unwrap();
         assert_eq!(
-            conninfo(&url(
+            conninfo(
                 "postgresql://b:p%40ss@db:5433/barbican?sslmode=verify-full&sslrootcert=/a%20b&client_encoding=utf8"
-            )),
+            ),
             "host='db' port='5433' user='b' dbname='barbican' sslmode='verify-full' sslrootcert='/a b' \
              application_name='keymgr-upgrade'"
         );
-        let socket = conninfo(&url("postgresql+psycopg2://b'c@/d?host=/run/pg"));
-        assert_eq!(socket, "user='b\\'c' dbname='d' host='/run/pg' application_name='keymgr-upgrade'");
+        let socket = conninfo("postgresql+psycopg2://b'c@/d?host=/run/pg");
+        assert_eq!(socket, "host='/run/pg' port='5432' user='b\\'c' dbname='d' application_name='keymgr-upgrade'");
     }
 
     #[test]

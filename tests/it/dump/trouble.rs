@@ -138,6 +138,26 @@ fn mariadb_written_to_meanwhile() {
     written_to_meanwhile(Dialect::Mysql);
 }
 
+/// The client program is led to another database, by whatever means.
+fn elsewhere(dialect: Dialect) {
+    let deployment = Deployment::new(dialect);
+    deployment.approve();
+    let program = if dialect == Dialect::Postgresql { "psql" } else { "mariadb" };
+    let script = format!("[ \"$1\" = --version ] && exec /usr/bin/{program} --version; printf 'secrets\\t0\\t\\t\\n'");
+    upgrade_with(&deployment, &[(program, script)]).expect(1).says("reach another database than the URL names");
+    assert_eq!(dumps(&deployment), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn postgresql_elsewhere() {
+    elsewhere(Dialect::Postgresql);
+}
+
+#[test]
+fn mariadb_elsewhere() {
+    elsewhere(Dialect::Mysql);
+}
+
 /// The server is gone when the dump is half done.
 fn server_away(dialect: Dialect) {
     let private = crate::servers::Private::start(
