@@ -215,6 +215,8 @@ pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
     let dialect = database.dialect().name().to_owned();
     let copy = copy_name(&dialect);
     let directory = context.root().real_path(&context.file("backup"))?;
+    // Without a description what lies there is no backup: one that is cut short while an older one is replaced is taken again.
+    context.root().remove(&context.file(ABOUT))?;
     let fingerprint = database.backup_to(&directory.join(copy)).context("backing up the database")?;
     crash::point("backup copied");
     let (digest, size) = digest_of(&directory.join(copy))?;

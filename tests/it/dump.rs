@@ -206,6 +206,29 @@ fn mariadb_is_restored_after_a_kill() {
     restored_after_a_kill(Dialect::Mysql);
 }
 
+/// A rollback that is killed while it restores is taken up by the next one.
+fn rolled_back_after_a_kill(dialect: Dialect) {
+    let deployment = Deployment::new(dialect);
+    let before = dumped(&deployment.base);
+    for point in ["piece fed:1", "piece fed:2", "database restored:1"] {
+        deployment.upgrade("mitaka");
+        let mut command = deployment.command(&["rollback", "--yes"]);
+        said(command.env("KEYMGR_UPGRADE_CRASH_AT", point)).expect(KILLED);
+        deployment.sandbox.run(&["rollback", "--yes"]).expect(0);
+        similar_asserts(&before, &dumped(&deployment.base));
+    }
+}
+
+#[test]
+fn postgresql_is_rolled_back_after_a_kill() {
+    rolled_back_after_a_kill(Dialect::Postgresql);
+}
+
+#[test]
+fn mariadb_is_rolled_back_after_a_kill() {
+    rolled_back_after_a_kill(Dialect::Mysql);
+}
+
 /// Takes a backup over each of these parameters of the URL: user, host, what stands after `?`.
 fn taken_however_connected(base: &Base, ways: &[(&str, String, String)]) {
     for (user, host, parameters) in ways {
