@@ -96,14 +96,10 @@ fn guard(deployment: &Deployment) -> Result<(), Failure> {
 }
 
 fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, word: Word, yes: bool) -> Outcome {
-    let mut locks = if dry_run { None } else { Some(Locks::of(session.lock_alone("kek migrate")?, word)) };
-    let (mut deployment, mut survey) = look(session)?;
-    if let Some(locks) = &mut locks {
+    let lock = if dry_run { None } else { Some(session.lock_alone("kek migrate")?) };
+    let (mut deployment, survey) = look(session)?;
+    if !dry_run {
         session.nothing_runs(&deployment.site)?;
-        if locks.lock_database(&deployment.site, deployment.revision())? {
-            (deployment, survey) = look(session)?;
-        }
-        session.nobody_else(&deployment.site, word, true)?;
     }
     let old = all(survey.kek_counts().get("old"));
     let without = deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
@@ -128,13 +124,19 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, word: 
         session.ui.set("changed", false);
         return Ok((Exit::Done, "kek verify".to_owned()));
     }
-    let Some(locks) = locks else {
+    let Some(lock) = lock else {
         session.ui.set("changed", false);
         return Ok((Exit::Done, "kek migrate".to_owned()));
     };
     if !session.confirm(yes, "Proceed?", "kek migrate")? {
         return Ok((Exit::Done, "kek status".to_owned()));
     }
+    let mut locks = Locks::of(lock, word);
+    if locks.lock_database(&deployment.site, deployment.revision())? {
+        // The baseline is of what the other run left.
+        (deployment, _) = look(session)?;
+    }
+    session.nobody_else(&deployment.site, word, true)?;
     let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];
     let plan = Plan::of(Kind::Kek, &session.host, &deployment.site, steps);
     run::begin(session, locks, plan, deployment, &[], &who())

@@ -657,7 +657,11 @@ fn open_runs() {
             case("journal-of-the-future", &["rollback", "--yes"], 5, |s| {
                 open_run(s);
                 let journal = in_run(s, "journal.jsonl");
-                let text = s.read(&journal).replacen("\"format\":1", "\"format\":9", 1);
+                let text = s.read(&journal).replacen(
+                    &format!("\"format\":{}", keymgr_upgrade::journal::FORMAT),
+                    "\"format\":9",
+                    1,
+                );
                 s.write(&journal, &text);
             }),
             case("plan-changed", &["resume"], 5, |s| {

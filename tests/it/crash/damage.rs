@@ -89,7 +89,7 @@ fn a_damaged_journal_is_refused() {
         lines[index] = line;
         lines.join("\n") + "\n"
     };
-    let newer = lines[0].replace("\"format\":1", "\"format\":2");
+    let newer = lines[0].replace(&format!("\"format\":{}", journal::FORMAT), "\"format\":99");
     let unknown = r#"{"at":1,"record":"step-blessed","step":1}"#;
     let bad = [
         (with(2, "garbage"), "journal.jsonl:3"),
