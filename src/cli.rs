@@ -191,6 +191,9 @@ pub enum Db {
         /// Only say what would be done
         #[arg(long)]
         dry_run: bool,
+        /// What the operator says of others.
+        #[command(flatten)]
+        word: Word,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

@@ -21,7 +21,7 @@ pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
         Db::History => history(session),
         Db::Upgrade { revision, word, yes } => upgrade(session, revision.as_deref(), word, yes),
         Db::Verify { fresh } => verify(session, fresh),
-        Db::RepairHex { dry_run, yes } => super::hex::repair(session, dry_run, yes),
+        Db::RepairHex { dry_run, word, yes } => super::hex::repair(session, dry_run, word, yes),
         Db::Stamp { revision, without_proof, word } => stamp(session, &revision, without_proof, word),
         Db::Unlock { yes } => locks::unlock(session, yes),
     }

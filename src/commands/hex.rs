@@ -4,18 +4,23 @@ use anyhow::anyhow;
 use serde_json::json;
 
 use super::plan::{number, who};
-use super::{Outcome, Session, run};
+use super::{Outcome, Session, locks::Locks, run};
+use crate::cli::Word;
 use crate::db::{Access, HexColumn};
 use crate::deployment::{Depth, Site};
 use crate::error::{Exit, Failure};
 use crate::plan::{Kind, Plan};
 use crate::step::{HexRow, Step, hex_rows};
 
-pub(super) fn repair(session: &mut Session, dry_run: bool, yes: bool) -> Outcome {
-    let lock = if dry_run { None } else { Some(session.lock_alone("db repair-hex")?) };
-    let deployment = super::any_deployment(session, Depth::Full)?;
-    if !dry_run {
+pub(super) fn repair(session: &mut Session, dry_run: bool, word: Word, yes: bool) -> Outcome {
+    let mut locks = if dry_run { None } else { Some(Locks::of(session.lock_alone("db repair-hex")?, word)) };
+    let mut deployment = super::any_deployment(session, Depth::Full)?;
+    if let Some(locks) = &mut locks {
         session.nothing_runs(&deployment.site)?;
+        if locks.lock_database(&deployment.site, deployment.revision())? {
+            deployment = super::any_deployment(session, Depth::Full)?;
+        }
+        session.nobody_else(&deployment.site, word, true)?;
     }
     let survey = deployment.survey.as_ref().map_err(|why| Failure::new(Exit::Failed, anyhow!(why.clone())))?;
     let rows = hex_rows(&deployment.site.open(Access::ReadOnly)?, survey)?;
@@ -24,7 +29,7 @@ pub(super) fn repair(session: &mut Session, dry_run: bool, yes: bool) -> Outcome
     if rows.is_empty() {
         session.ui.line("No hexadecimal text: nothing to do. Only PostgreSQL makes it.");
     }
-    let Some(lock) = lock.filter(|_| rows.len() > left) else {
+    let Some(locks) = locks.filter(|_| rows.len() > left) else {
         session.ui.set("changed", false);
         more_to_come(session, &deployment.site)?;
         return Ok(match (rows.len() - left, left) {
@@ -38,7 +43,7 @@ pub(super) fn repair(session: &mut Session, dry_run: bool, yes: bool) -> Outcome
         return Ok((Exit::Done, "db repair-hex --dry-run".to_owned()));
     }
     let plan = Plan::of(Kind::Hex, &session.host, &deployment.site, vec![Step::RepairHexText, Step::VerifySecrets]);
-    run::begin(session, lock, plan, deployment, &[], &who())
+    run::begin(session, locks, plan, deployment, &[], &who())
 }
 
 /// The rows, counted by column; each one where `all` are wanted, else those that are left alone.
