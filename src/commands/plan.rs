@@ -106,6 +106,13 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
                     look.deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
                 ui.line(format!("    {without} secrets to get their mechanism, each as it decrypted"));
             }
+            Step::VerifySecrets => {
+                let hex = look.deployment.survey.as_ref().map_or(0, |s| count(s.secret_counts().get("hex-text")));
+                if hex > 0 {
+                    let secrets = number(hex, "secret");
+                    ui.paragraph(&format!("{secrets} in hexadecimal text: unreadable until `db repair-hex`"), 4);
+                }
+            }
             _ => {}
         }
     }

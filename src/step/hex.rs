@@ -93,7 +93,7 @@ enum State {
 }
 
 impl KeptRow {
-    fn new(&self) -> Result<String> {
+    fn repaired(&self) -> Result<String> {
         decode_hex_text(&self.old).map_err(|why| anyhow!("what is kept of {self} {why}"))
     }
 
@@ -101,7 +101,7 @@ impl KeptRow {
         let now = now.get(&(self.column, self.id.as_str().to_owned())).and_then(Option::as_deref);
         Ok(match now {
             Some(now) if now == self.old => State::Old,
-            Some(now) if now == self.new()? => State::New,
+            Some(now) if now == self.repaired()? => State::New,
             _ => State::Foreign,
         })
     }
@@ -206,7 +206,7 @@ pub(super) fn repair(context: &mut Context<'_>) -> Result<()> {
             State::Old => {}
         }
         crash::point("hex text to replace");
-        if !database.replace_hex_text(row.column, &row.id, &row.old, &row.new()?)? {
+        if !database.replace_hex_text(row.column, &row.id, &row.old, &row.repaired()?)? {
             bail!("{}", row.foreign());
         }
         crash::point("hex text replaced");
@@ -232,7 +232,7 @@ pub(super) fn restore(context: &mut Context<'_>, file: &str) -> Result<bool> {
                     State::New => {}
                 }
                 crash::point("row to restore");
-                let replaced = database.replace_hex_text(row.column, &row.id, &row.new()?, &row.old)?;
+                let replaced = database.replace_hex_text(row.column, &row.id, &row.repaired()?, &row.old)?;
                 if !replaced {
                     return Err(anyhow!("{row} was changed by somebody else: is a barbican still running?"));
                 }
