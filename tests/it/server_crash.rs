@@ -10,7 +10,7 @@ use crate::{
 /// What SIGKILL makes of an exit code.
 const KILLED: i32 = 137;
 
-/// Kills `db upgrade` of a start after each `step`th of its statements, and resumes.
+/// Kills `db upgrade` of a start after every `step`th of its statements, and resumes.
 fn resumed_after_any_statement(dialect: Dialect, start: &str, to: &str, step: usize) {
     let server = server(dialect);
     let mut look = Look::start();
@@ -31,9 +31,11 @@ fn resumed_after_any_statement(dialect: Dialect, start: &str, to: &str, step: us
         let at = format!("statement run:{n}");
         said(site.command(&upgrade).env("KEYMGR_UPGRADE_CRASH_AT", &at)).expect(KILLED);
         let half = dumped(&base);
-        match dialect {
-            Dialect::Postgresql => assert!(half == before, "{start} killed at {at}: the transaction was kept"),
-            _ => assert!(half != before, "{start} killed at {at}: nothing was done, so nothing is tried"),
+        if dialect == Dialect::Postgresql {
+            // Undone to the last release, whose schema is known.
+            site.run(&["db", "verify"]).expect(0);
+        } else {
+            assert!(half != before, "{start} killed at {at}: nothing was done, so nothing is tried");
         }
         site.run(&["resume"]).expect(0);
         let differences = look.all(&base.url(), &whole.url());

@@ -71,7 +71,7 @@ impl Server {
             return Err(Error::Offences(offences));
         }
         for revision in revisions {
-            live = self.run(revision, live, orphans)?;
+            live = self.run(revision, &live, orphans)?;
             done.revisions.push(revision.id.clone());
         }
         let end = Known::at(to, self.wire.dialect())?.verify(&live);
@@ -128,13 +128,14 @@ impl Server {
     /// What running `revisions` would do to `shape`, found without running them.
     fn way(&self, mut shape: Shape, revisions: &[Revision]) -> Result<Way> {
         let dialect = self.wire.dialect();
+        let options = self.table_options()?;
         let mut statements = Vec::new();
         for revision in revisions {
             let known = Known::at(&revision.id, dialect)?;
             let mut run = Vec::new();
             for (place, guarded) in places(revision, &known, dialect) {
                 for name in judge(revision, guarded, &shape, place)? {
-                    run.push(guarded.sql.replace("{name}", &quoted(&name)));
+                    run.push(written(guarded, &name, &options));
                     guarded.guard.apply(&mut shape, place);
                 }
             }
@@ -144,9 +145,10 @@ impl Server {
     }
 
     /// Runs one revision on the schema `live` and its ledger entry, proves that nothing was lost, and returns the new schema.
-    fn run(&self, revision: &Revision, live: Shape, orphans: Orphans) -> Result<Shape> {
+    fn run(&self, revision: &Revision, live: &Shape, orphans: Orphans) -> Result<Shape> {
         let dialect = self.wire.dialect();
         let known = Known::at(&revision.id, dialect)?;
+        let options = self.table_options()?;
         let mut now = live.clone();
         for (place, guarded) in places(revision, &known, dialect) {
             // Rows that are in the way are put right on the operator's word only.
@@ -155,18 +157,36 @@ impl Server {
             }
             let names = judge(revision, guarded, &now, place)?;
             for name in &names {
-                self.execute(&guarded.sql.replace("{name}", &quoted(name)))?;
+                self.execute(&written(guarded, name, &options))?;
             }
             if !names.is_empty() && !guarded.guard.is_data() {
                 now = self.shape()?;
             }
         }
-        let lost = inventory::lost(&live, &now, revision);
+        let lost = inventory::lost(live, &now, revision);
         if !lost.is_empty() {
             return Err(self.lost(&revision.id, lost));
         }
         self.patiently(|| self.write_ledger(&revision.id))?;
         Ok(now)
+    }
+
+    /// What a new table needs to be like the others on MySQL, where a foreign key demands the same character set on both sides and the default of
+    /// the database may have been changed since they were made. Empty where the default will do.
+    fn table_options(&self) -> Result<String> {
+        if self.wire.dialect() != Dialect::Mysql {
+            return Ok(String::new());
+        }
+        let rows = self.wire.query(
+            "SELECT c.character_set_name, c.collation_name FROM information_schema.columns c
+             JOIN information_schema.schemata s ON s.schema_name = c.table_schema
+             WHERE c.table_schema = DATABASE() AND c.table_name = 'secrets' AND c.column_name = 'id'
+                AND c.collation_name <> s.default_collation_name",
+        )?;
+        Ok(match rows.first().map(Vec::as_slice) {
+            Some([Some(set), Some(collation)]) => format!(" DEFAULT CHARACTER SET {set} COLLATE {collation}"),
+            _ => String::new(),
+        })
     }
 
     fn execute(&self, statement: &str) -> Result<()> {
@@ -229,6 +249,12 @@ fn judge(revision: &Revision, guarded: &Guarded, live: &Shape, place: Place<'_>)
             why,
         }),
     }
+}
+
+/// The statement for one of the names that its guard found.
+fn written(guarded: &Guarded, name: &str, table_options: &str) -> String {
+    let sql = guarded.sql.replace("{name}", &quoted(name));
+    if matches!(guarded.guard, Guard::MakeTable { .. }) { sql + table_options } else { sql }
 }
 
 /// A name as SQL writes it; MySQL does so too in the sql_mode that we set.
