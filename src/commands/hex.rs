@@ -80,8 +80,8 @@ pub(super) fn more_to_come(session: &mut Session, site: &Site) -> Result<(), Fai
     let cure = site.open(Access::ReadOnly)?.hex_cure().map_err(anyhow::Error::from)?;
     if let Some(cure) = &cure {
         session.ui.paragraph(
-            "Barbican on Python 3 goes on writing hexadecimal text into this database, and cannot read it. Before it starts again, have this \
-             done by the owner of the database:",
+            "Barbican on Python 3 writes hexadecimal text into this database, and cannot read it back. Before it starts again, have this done by \
+             the owner of the database:",
             0,
         );
         session.ui.line(format!("    {cure}"));
