@@ -13,14 +13,10 @@ use crate::plan::{Kind, Plan};
 use crate::step::{HexRow, Step, hex_rows};
 
 pub(super) fn repair(session: &mut Session, dry_run: bool, word: Word, yes: bool) -> Outcome {
-    let mut locks = if dry_run { None } else { Some(Locks::of(session.lock_alone("db repair-hex")?, word)) };
+    let lock = if dry_run { None } else { Some(session.lock_alone("db repair-hex")?) };
     let mut deployment = super::any_deployment(session, Depth::Full)?;
-    if let Some(locks) = &mut locks {
+    if !dry_run {
         session.nothing_runs(&deployment.site)?;
-        if locks.lock_database(&deployment.site, deployment.revision())? {
-            deployment = super::any_deployment(session, Depth::Full)?;
-        }
-        session.nobody_else(&deployment.site, word, true)?;
     }
     let survey = deployment.survey.as_ref().map_err(|why| Failure::new(Exit::Failed, anyhow!(why.clone())))?;
     let rows = hex_rows(&deployment.site.open(Access::ReadOnly)?, survey)?;
@@ -29,7 +25,7 @@ pub(super) fn repair(session: &mut Session, dry_run: bool, word: Word, yes: bool
     if rows.is_empty() {
         session.ui.line("No hexadecimal text: nothing to do. Only PostgreSQL makes it.");
     }
-    let Some(locks) = locks.filter(|_| rows.len() > left) else {
+    let Some(lock) = lock.filter(|_| rows.len() > left) else {
         session.ui.set("changed", false);
         more_to_come(session, &deployment.site)?;
         return Ok(match (rows.len() - left, left) {
@@ -42,6 +38,12 @@ pub(super) fn repair(session: &mut Session, dry_run: bool, word: Word, yes: bool
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "db repair-hex --dry-run".to_owned()));
     }
+    let mut locks = Locks::of(lock, word);
+    if locks.lock_database(&deployment.site, deployment.revision())? {
+        // The baseline is of what the other run left.
+        deployment = super::any_deployment(session, Depth::Full)?;
+    }
+    session.nobody_else(&deployment.site, word, true)?;
     let plan = Plan::of(Kind::Hex, &session.host, &deployment.site, vec![Step::RepairHexText, Step::VerifySecrets]);
     run::begin(session, locks, plan, deployment, &[], &who())
 }
@@ -80,8 +82,8 @@ pub(super) fn more_to_come(session: &mut Session, site: &Site) -> Result<(), Fai
     let cure = site.open(Access::ReadOnly)?.hex_cure().map_err(anyhow::Error::from)?;
     if let Some(cure) = &cure {
         session.ui.paragraph(
-            "Barbican on Python 3 goes on writing hexadecimal text into this database, and cannot read it. Before it starts again, have this \
-             done by the owner of the database:",
+            "Barbican on Python 3 writes hexadecimal text into this database, and cannot read it back. Before it starts again, have this done by \
+             the owner of the database:",
             0,
         );
         session.ui.line(format!("    {cure}"));

@@ -350,19 +350,22 @@ fn killed_between_any_two_rows_it_resumes_and_goes_back() {
         said(deployment.command(arguments).env("KEYMGR_UPGRADE_CRASH_AT", point)).expect(137);
     };
     let repair = &["db", "repair-hex", "--yes"][..];
-    for (point, left) in
-        [("to replace:1", 4), ("replaced:1", 3), ("replaced:2", 2), ("to replace:4", 1), ("replaced:4", 0)]
-    {
-        for verb in ["resume", "rollback"] {
-            killed(repair, &format!("hex text {point}"));
-            assert_eq!(deployment.spoiled(), left, "{point}");
-            if verb == "resume" {
-                deployment.run(&["resume"]).expect(0).says("2 of 2 secrets decrypted");
-                assert_eq!(deployment.values(), plain, "{point}");
-            }
-            deployment.run(&["rollback", "--yes"]).expect(0);
-            assert_eq!(deployment.values(), spoiled, "{point}, {verb}");
+    for (point, left, verb) in [
+        ("to replace:1", 4, "rollback"),
+        ("replaced:1", 3, "resume"),
+        ("replaced:2", 2, "rollback"),
+        ("replaced:3", 1, "resume"),
+        ("replaced:4", 0, "rollback"),
+        ("replaced:4", 0, "resume"),
+    ] {
+        killed(repair, &format!("hex text {point}"));
+        assert_eq!(deployment.spoiled(), left, "{point}");
+        if verb == "resume" {
+            deployment.run(&["resume"]).expect(0).says("2 of 2 secrets decrypted");
+            assert_eq!(deployment.values(), plain, "{point}");
         }
+        deployment.run(&["rollback", "--yes"]).expect(0);
+        assert_eq!(deployment.values(), spoiled, "{point}, {verb}");
     }
     // Going back is one transaction.
     deployment.run(repair).expect(0);
