@@ -90,7 +90,7 @@ def ours(server, backup, revision):
                        ("keymgr-upgrade/keymgr-upgrade.conf", f"[database]\nbackup = {backup}\n")):
         (root / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "etc" / name).write_text(text)
-    return [KEYMGR, "--root", root, "db", "upgrade", revision, "--yes"]
+    return [KEYMGR, "--root", root, "--allow-network-db", "db", "upgrade", revision, "--yes"]
 
 
 def run(argv):
