@@ -23,6 +23,7 @@ import json, os, pathlib, socket, statistics, subprocess, sys, time
 
 here, work = map(pathlib.Path, sys.argv[1:3])
 fixtures = here.parent / "fixtures"
+os.environ["PGOPTIONS"] = "-c client_min_messages=warning"
 TURNS = int(os.environ.get("TURNS", "5"))
 KEYMGR = os.environ["KEYMGR"]
 OLD = os.environ["KEYMGR_TEST_VENV_BARBICAN_10"] + "/bin/barbican-db-manage"
@@ -90,7 +91,7 @@ def ours(server, backup, revision):
                        ("keymgr-upgrade/keymgr-upgrade.conf", f"[database]\nbackup = {backup}\n")):
         (root / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "etc" / name).write_text(text)
-    return [KEYMGR, "--root", root, "db", "upgrade", revision, "--yes"]
+    return [KEYMGR, "--root", root, "--allow-network-db", "db", "upgrade", revision, "--yes"]
 
 
 def run(argv):
@@ -105,7 +106,7 @@ def run(argv):
 def main():
     servers = {kind: Server(kind) for kind in ("mariadb", "postgresql")}
     print(f"medians of {TURNS} runs in turns, ms; theirs: barbican-db-manage upgrade")
-    print(f"{'':58}{'ours':>7}{'+backup':>9}{'again':>7}{'theirs':>8}{'again':>7}{'theirs/ours':>13}")
+    print(f"{'':68}{'ours':>7}{'+backup':>9}{'again':>7}{'theirs':>8}{'again':>7}{'theirs/ours':>13}")
     for kind, start, release, tool, revision in CASES:
         server = servers[kind]
         text = (fixtures / f"{start}.sql").read_text()
@@ -122,7 +123,7 @@ def main():
                 times.setdefault(name + " again", []).append(run(argv))
         t = {name: statistics.median(values) * 1e3 for name, values in times.items()}
         label = f"{kind}: {start.split('/')[1].removeprefix('mysql-').removeprefix('postgresql-')} to {revision}, {release}"
-        print(f"{label:58}{t['ours']:7.0f}{t['backup']:9.0f}{t['ours again']:7.0f}{t['theirs']:8.0f}"
+        print(f"{label:68}{t['ours']:7.0f}{t['backup']:9.0f}{t['ours again']:7.0f}{t['theirs']:8.0f}"
               f"{t['theirs again']:7.0f}{t['theirs'] / t['ours']:13.1f}")
 
 
