@@ -1,13 +1,31 @@
 //! One TLS for both drivers: native-tls, set up to trust exactly what the URL says.
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use native_tls::{Certificate, Identity, TlsConnector};
 use openssl::{error::ErrorStack, pkey::PKey};
 
 use super::target::{Check, Tls};
 
+/// Made connectors: OpenSSL reads all authorities of the system for each, whether they are trusted or not, which takes longer than all else
+/// about a connection.
+static MADE: Mutex<Vec<(Tls, TlsConnector)>> = Mutex::new(Vec::new());
+
 /// What connects as `tls` says; the error is why not, naming the file.
 pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, connector)) = made.iter().find(|(of, _)| of == tls) {
+        return Ok(connector.clone());
+    }
+    let connector = make(tls)?;
+    made.push((tls.clone(), connector.clone()));
+    Ok(connector)
+}
+
+fn make(tls: &Tls) -> Result<TlsConnector, String> {
     let mut builder = TlsConnector::builder();
     builder.disable_built_in_roots(!tls.system);
     for path in &tls.authorities {
