@@ -3,6 +3,7 @@
 use super::look::Look;
 use super::plan::{diffs_with, revisions_of};
 use super::{Session, globals};
+use crate::db::{Access, Dialect};
 use crate::error::Failure;
 use crate::step::Step;
 
@@ -12,8 +13,9 @@ use crate::step::Step;
 pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<String>)]) -> Result<Vec<String>, Failure> {
     let draft = look.draft()?;
     let root = session.host.root.path();
-    let database =
-        look.deployment.site.path().map_or_else(|_| "DATABASE".to_owned(), |p| quoted(&p.display().to_string()));
+    let database = look.deployment.site.open(Access::ReadOnly)?;
+    let dialect = database.dialect();
+    let (client, dump) = database.by_hand().map_err(anyhow::Error::from)?;
     let words: Vec<String> = globals(&session.global).iter().map(|w| quoted(w)).collect();
     let ours = [&["keymgr-upgrade".to_owned()], words.as_slice()].concat().join(" ");
     let image = !session.host.root.is_host();
@@ -41,9 +43,9 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
             Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
             Step::HoldUnits { units } => lines.push(format!("systemctl mask --runtime {}", units.join(" "))),
             Step::UnholdUnits { units } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
-            Step::BackUpDatabase => lines.push(format!("sqlite3 {database} \".backup '$backup/database.sqlite'\"")),
+            Step::BackUpDatabase => lines.push(dump.clone()),
             Step::AwaitCode { release } => lines.push(format!("# install the code of {release} here, then go on")),
-            Step::MigrateSchema { .. } => migration(&database, step, sql, &mut lines),
+            Step::MigrateSchema { .. } => migration(dialect, &client, step, sql, &mut lines),
             Step::ResignKeks | Step::RecordMechanism if signed => {
                 lines.push("# done by `kek migrate` above".to_owned())
             }
@@ -71,11 +73,18 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
     Ok(lines)
 }
 
-/// One transaction, as `upgrade` makes it.
-fn migration(database: &str, step: &Step, sql: &[(String, Vec<String>)], lines: &mut Vec<String>) {
-    let begin = [".bail on", "PRAGMA foreign_keys = OFF;", "PRAGMA legacy_alter_table = OFF;", "BEGIN IMMEDIATE;"];
-    lines.push(format!("sqlite3 {database} <<'SQL'"));
-    lines.extend(begin.map(str::to_owned));
+/// One transaction, as `upgrade` makes it, where the database has such ones.
+fn migration(dialect: Dialect, client: &str, step: &Step, sql: &[(String, Vec<String>)], lines: &mut Vec<String>) {
+    let (begin, end): (&[&str], &[&str]) = match dialect {
+        Dialect::Sqlite => (
+            &[".bail on", "PRAGMA foreign_keys = OFF;", "PRAGMA legacy_alter_table = OFF;", "BEGIN IMMEDIATE;"],
+            &["COMMIT;", "PRAGMA foreign_key_check;"],
+        ),
+        Dialect::Postgresql => (&[], &[]),
+        Dialect::Mysql => (&["SET SESSION sql_mode = 'ANSI_QUOTES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION';"], &[]),
+    };
+    lines.push(format!("{client} <<'SQL'"));
+    lines.extend(begin.iter().map(|l| (*l).to_owned()));
     for (revision, statements) in revisions_of(step, sql) {
         lines.push(format!("-- {revision}"));
         for statement in statements {
@@ -85,7 +94,8 @@ fn migration(database: &str, step: &Step, sql: &[(String, Vec<String>)], lines: 
             }
         }
     }
-    lines.extend(["COMMIT;", "PRAGMA foreign_key_check;", "SQL"].map(str::to_owned));
+    lines.extend(end.iter().map(|l| (*l).to_owned()));
+    lines.push("SQL".to_owned());
 }
 
 fn edit(root: &str, diff: &str, lines: &mut Vec<String>) {

@@ -409,6 +409,18 @@ impl Database {
         }
     }
 
+    /// Shell commands for whoever works by hand: one that runs the SQL that it reads, stopping at the first error, and one that copies the
+    /// database into the directory `$backup`. No password is in them.
+    pub fn by_hand(&self) -> Result<(String, String)> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => {
+                let file = shell_word(&sqlite.path.display().to_string());
+                Ok((format!("sqlite3 {file}"), format!("sqlite3 {file} \".backup '$backup/database.sqlite'\"")))
+            }
+            Inner::Server(server) => server.by_hand(),
+        }
+    }
+
     /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`
     /// stays as it is.
     pub fn replace_plugin_meta(&mut self, id: &str, old: &str, new: &str) -> Result<bool> {

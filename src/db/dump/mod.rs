@@ -270,6 +270,15 @@ impl Server {
         }
     }
 
+    /// Shell commands for whoever works by hand: one that runs the SQL that it reads, and one that dumps into `$backup`. No password is in them.
+    pub(super) fn by_hand(&self) -> Result<(String, String)> {
+        let job = Job::new(self)?;
+        match self.wire.dialect() {
+            Dialect::Postgresql => postgresql::by_hand(&job),
+            Dialect::Mysql | Dialect::Sqlite => mysql::by_hand(&job),
+        }
+    }
+
     /// Dumps Barbican's tables to `path`, with [`FIRST`] beside it, both mode 0600 and synced, and returns the fingerprint of the database, which
     /// was the same before and after. An interrupted dump never bears the name.
     pub(super) fn backup_to(&self, path: &Path) -> Result<String> {

@@ -431,11 +431,32 @@ pub(super) fn load(job: &Job<'_>, first: &str, path: &Path) -> Result<()> {
     Ok(client(job)?.feed(&mut input).map_err(|why| job.program("restoring", why))?)
 }
 
+/// Shell commands for whoever works by hand: one that reads SQL and runs it, and one that dumps into `$backup`.
+pub(super) fn by_hand(job: &Job<'_>) -> Result<(String, String)> {
+    let programs = programs(job)?;
+    let url = &job.server.url;
+    let mut options = words(url, programs.family)?;
+    if url.password().is_some() {
+        options.push("--password".to_owned());
+    }
+    let (options, database) = (options.join(" "), shell_word(url.database()));
+    Ok((
+        format!("{} --no-defaults {options} --default-character-set=utf8mb4 --database={database}", programs.client),
+        format!(
+            "{} --no-defaults {options} --single-transaction --hex-blob {database} >\"$backup/database.sql\"",
+            programs.dump
+        ),
+    ))
+}
+
+fn words(url: &Url, family: Family) -> Result<Vec<String>> {
+    Ok(options(url, family)?.into_iter().map(|(name, value)| shell_word(&format!("--{name}={value}"))).collect())
+}
+
 pub(super) fn commands(job: &Job<'_>, file: &str) -> Result<String> {
     let programs = programs(job)?;
     let url = &job.server.url;
-    let options = options(url, programs.family)?.into_iter();
-    let options: Vec<String> = options.map(|(name, value)| shell_word(&format!("--{name}={value}"))).collect();
+    let options = words(url, programs.family)?;
     Ok(format!(
         "cat {first} {file} |\n\
          {} --no-defaults \\\n    {} \\\n    {}--default-character-set=utf8mb4 --max-allowed-packet=1G \\\n    {}\n",

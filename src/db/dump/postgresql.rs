@@ -333,6 +333,15 @@ pub(super) fn commands(job: &Job<'_>, file: &str) -> Result<String> {
     ))
 }
 
+/// Shell commands for whoever works by hand: one that reads SQL and runs it in one transaction, and one that dumps into `$backup`.
+pub(super) fn by_hand(job: &Job<'_>) -> Result<(String, String)> {
+    let conninfo = shell_word(&conninfo(&job.server.url)?);
+    Ok((
+        format!("psql -X -q -1 -v ON_ERROR_STOP=1 -o /dev/null {conninfo}"),
+        format!("pg_dump --format=custom --file=\"$backup/database.pgdump\" --dbname={conninfo}"),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
