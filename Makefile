@@ -36,8 +36,10 @@ lint: ## formatting, clippy, licences: each where its tool is installed
 	    $(CARGO) deny --offline check --hide-inclusion-graph bans licenses sources; \
 	    else echo 'lint: cargo-deny is not installed: skipped'; fi
 
-check: setup lint ## the fast loop: lint, then all tests but those with a real Barbican
-	$(run_tests) -- --skip real_barbican::
+# What takes minutes: a real Barbican, matrices of starts, kills and clusters.
+slow := real_barbican:: server_ crash::matrix dump::trouble lock::cluster lock::sessions hex::
+check: setup lint ## the fast loop: lint, then the tests that take no minutes
+	$(run_tests) -- $(addprefix --skip ,$(slow))
 
 test: setup lint ## everything that must be green
 	$(run_tests)
@@ -50,10 +52,10 @@ demo: ## take a genuine Liberty deployment to 2026.2 before your eyes
 	$(CARGO) build --locked --release
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/demo.sh
 
-bench: ## start-up time, size, time and memory of the whole way
-	@$(lab) tests/lab/setup.sh demo
+bench: setup ## start-up time, size, memory; schemas side by side with Barbican's own tool
 	$(CARGO) build --locked --release
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench.sh
+	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_db.sh
 
 install: build ## install the binary below DESTDIR
 	install -D -m 0755 '$(binary)' '$(DESTDIR)$(sbindir)/keymgr-upgrade'

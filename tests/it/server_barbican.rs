@@ -239,3 +239,31 @@ fn barbican_db_manage_has_nothing_to_do_on_either_server() {
     nothing_to_do(&Deployment::mariadb().upgraded());
     nothing_to_do(&Deployment::postgresql().upgraded());
 }
+
+/// `plan --as-shell` in the hands of an operator who types the password ends where the upgrade ends.
+fn by_hand_as_by_us(by_hand: &Deployment, by_us: Deployment) {
+    let said = by_hand.sandbox.run(&["plan", "--to", "2026.2", "--fast-forward", "--as-shell"]).expect(0);
+    assert!(!said.all().contains(&servers::PASSWORD[..4]), "{}", said.all());
+    let script = by_hand.sandbox.root().join("../procedure.sh");
+    std::fs::write(&script, said.out.replace(" --password ", " --password=\"$PGPASSWORD\" ")).unwrap();
+    let mut command = Command::new("sh");
+    command.arg(&script).stdin(Stdio::null()).env_clear().env("PGPASSWORD", servers::PASSWORD);
+    for (name, value) in by_hand.sandbox.command(&[]).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let binary = Path::new(env!("CARGO_BIN_EXE_keymgr-upgrade")).parent().unwrap();
+    command.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", binary.display()));
+    crate::common::said(&mut command).expect(0);
+    let by_us = by_us.upgraded();
+    assert_eq!(Look::start().all(&by_hand.live.url(), &by_us.live.url()), [""; 0]);
+}
+
+#[test]
+fn mariadb_by_hand() {
+    by_hand_as_by_us(&Deployment::mariadb(), Deployment::mariadb());
+}
+
+#[test]
+fn postgresql_by_hand() {
+    by_hand_as_by_us(&Deployment::postgresql(), Deployment::postgresql());
+}
