@@ -380,7 +380,7 @@ impl Run {
             let begin = Instant::now();
             let undo: Undo = serde_json::from_value(undo).context("the journal's undo is not readable")?;
             crash::point("step to revert");
-            let writes = step.writes_database() || undo == Undo::Database;
+            let writes = step.undo_writes_database(context, &undo);
             let ours = if writes { self.fence(context) } else { Ok(()) };
             let result = ours.and_then(|()| step.revert(context, &undo));
             crash::point("step reverted");

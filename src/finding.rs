@@ -556,14 +556,16 @@ fn managed(file: &File) -> Option<(usize, String)> {
 
 fn backup(case: &Case<'_>, all: &mut Vec<Finding>) {
     let Ok(facts) = &case.deployment.database else { return };
+    let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
+    let wanted = case.draft.as_ref().is_ok_and(|draft| draft.plan.steps.iter().any(writes));
+    for problem in facts.backup_problems.iter().filter(|_| wanted) {
+        let id = if case.settings.backup { "backup" } else { "database-privileges" };
+        all.push(Finding::fail(id, problem.title.as_str()).remedy(problem.remedy.as_str()));
+    }
     if !case.settings.backup {
         let title = "backup = none: what the schema step changes cannot be undone by this tool";
         all.push(Finding::warn("backup", title).remedy("have a backup of your own, and know how to restore it"));
         return;
-    }
-    let wanted = case.draft.as_ref().is_ok_and(|draft| draft.plan.steps.contains(&Step::BackUpDatabase));
-    for problem in facts.backup_problems.iter().filter(|_| wanted) {
-        all.push(Finding::fail("backup", problem.title.as_str()).remedy(problem.remedy.as_str()));
     }
     // The copy, its journal while it is written, and as much again for a restore.
     let needed = facts.size.saturating_mul(2).saturating_add(16 << 20);

@@ -227,7 +227,8 @@ fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Pla
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
     if let Some(problem) = deployment.database.as_ref().ok().and_then(|facts| facts.backup_problems.first()) {
-        let error = anyhow!("no backup can be taken: {}", problem.title);
+        let what = if session.host.settings.backup { "no backup can be taken" } else { "a migration would fail" };
+        let error = anyhow!("{what}: {}", problem.title);
         return Err(Failure::new(Exit::Blocked, error).hint(problem.remedy.clone()).next("check"));
     }
     let database = deployment.site.open(Access::ReadOnly)?;

@@ -144,6 +144,8 @@ fn around(deployment: &Deployment) -> Around {
             let server = why.as_ref().and_then(|e| match e.downcast_ref() {
                 Some(db::Error::Pooled { .. }) => Some("database-pooler"),
                 Some(db::Error::GaleraNode { .. }) => Some("galera-node"),
+                Some(db::Error::ReadOnlyServer { .. }) => Some("database-read-only"),
+                Some(db::Error::TwoSchemas { .. }) => Some("database-two-schemas"),
                 _ => None,
             });
             Around { server, visitors: Ok(None), holder: Ok(None) }

@@ -59,7 +59,7 @@ const POSTGRESQL: Queries = Queries {
         WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2",
     indexes: "SELECT c.relname, i.relname,
             CASE WHEN x.indisprimary THEN 'p' WHEN x.indisunique THEN 'u' ELSE 'i' END,
-            CASE WHEN x.indpred IS NULL THEN '0' ELSE '1' END, coalesce(a.attname, '(expression)')
+            CASE WHEN x.indpred IS NULL AND x.indisvalid AND x.indisready THEN '0' ELSE '1' END, coalesce(a.attname, '(expression)')
         FROM (SELECT *, generate_series(0, indnatts - 1) AS place FROM pg_index) x
         JOIN pg_class c ON c.oid = x.indrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
@@ -68,7 +68,7 @@ const POSTGRESQL: Queries = Queries {
             AND a.attnum > 0
         ORDER BY 1, 2, x.place",
     references: "SELECT c.relname, k.conname, a.attname, p.relname, b.attname, k.confdeltype::text || '/' || k.confupdtype::text
-        FROM (SELECT *, generate_subscripts(conkey, 1) AS place FROM pg_constraint WHERE contype = 'f') k
+        FROM (SELECT *, generate_subscripts(conkey, 1) AS place FROM pg_constraint WHERE contype = 'f' AND convalidated) k
         JOIN pg_class c ON c.oid = k.conrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()
         JOIN pg_class p ON p.oid = k.confrelid

@@ -25,7 +25,48 @@ pub fn pooler(url: &Url, wait: Duration) -> Result<()> {
     if first.session_id()?.to_string() != ours {
         return Err(pooled());
     }
+    writable(&first)?;
+    one_schema(&first)?;
     if is_galera(&first)? { node(&first) } else { Ok(()) }
+}
+
+/// Refuses a server that takes no writes: a migration would find out half-way.
+fn writable(wire: &Wire) -> Result<()> {
+    let refused = |why| Err(Error::ReadOnlyServer { url: wire.url().to_owned(), why });
+    if wire.dialect() == Dialect::Postgresql {
+        let rows = wire.query("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')")?;
+        return match (text(&rows, 0), text(&rows, 1)) {
+            (Some("t"), _) => refused("a standby"),
+            (_, Some("on")) => refused("default_transaction_read_only is on"),
+            _ => Ok(()),
+        };
+    }
+    let on = |rows: &[Row]| {
+        rows.iter().any(|row| matches!(row.as_slice(), [_, Some(value)] if value != "OFF" && value != "0"))
+    };
+    let names = "'read_only', 'super_read_only', 'innodb_read_only'";
+    if on(&wire.query(&format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})"))?) {
+        return refused("read_only is on");
+    }
+    Ok(())
+}
+
+/// Refuses where tables of Barbican are found by the search path, but not in its first schema: there new ones would be made.
+fn one_schema(wire: &Wire) -> Result<()> {
+    if wire.dialect() != Dialect::Postgresql {
+        return Ok(());
+    }
+    let rows = wire.query(
+        "SELECT current_schema(), n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = ANY(current_schemas(false)) AND n.nspname <> current_schema() AND c.relkind IN ('r', 'p') \
+         AND c.relname IN ('alembic_version', 'secrets', 'encrypted_data', 'kek_data') LIMIT 1",
+    )?;
+    match (text(&rows, 0), text(&rows, 1)) {
+        (Some(here), Some(there)) => {
+            Err(Error::TwoSchemas { url: wire.url().to_owned(), here: here.to_owned(), there: there.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The session as the server itself counts it, in a statement that nobody in between knows by heart.

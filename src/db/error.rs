@@ -280,6 +280,26 @@ pub enum Error {
         /// The URL, password masked.
         url: String,
     },
+    /// The server takes no writes: a standby, a replica, or one that is kept from it.
+    #[error("{url}: the server is read-only ({why}): name the one that is written to")]
+    ReadOnlyServer {
+        /// The URL, password masked.
+        url: String,
+        /// How it shows.
+        why: &'static str,
+    },
+    /// Barbican's tables are in another schema than new ones would be made in.
+    #[error(
+        "{url}: new tables would be made in schema {here}, but tables of Barbican are in {there}: ALTER ROLE ... SET search_path = {there}, or drop the schema that is not used"
+    )]
+    TwoSchemas {
+        /// The URL, password masked.
+        url: String,
+        /// The first schema of the search path.
+        here: String,
+        /// A later one.
+        there: String,
+    },
     /// The node of a Galera cluster cannot be worked on.
     #[error(
         "{url}: this Galera node is {state}, its component {cluster}: it must be Synced and Primary; mend the cluster, or use another node"

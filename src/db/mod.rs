@@ -409,6 +409,14 @@ impl Database {
         }
     }
 
+    /// What the user of the URL may not do, though a migration has to, where it would otherwise be found half-way.
+    pub fn missing_privileges(&self) -> Result<Vec<Problem>> {
+        match &self.inner {
+            Inner::Sqlite(_) => Ok(Vec::new()),
+            Inner::Server(server) => server.missing_privileges(),
+        }
+    }
+
     /// Shell commands for whoever works by hand: one that runs the SQL that it reads, stopping at the first error, and one that copies the
     /// database into the directory `$backup`. No password is in them.
     pub fn by_hand(&self) -> Result<(String, String)> {

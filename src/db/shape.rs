@@ -18,6 +18,9 @@ pub(super) const LEDGER: &str = "alembic_version";
 /// Our own lock where the server has none that holds on all its nodes. It is no part of Barbican's schema.
 pub(super) const LOCK: &str = "keymgr_upgrade_lock";
 
+/// A table that is made and dropped at once, to see whether the server takes it.
+pub(super) const PROBE: &str = "keymgr_upgrade_probe";
+
 /// A schema: tables by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
@@ -64,7 +67,7 @@ pub struct Index {
     pub columns: Vec<String>,
     /// Whether it forbids duplicates.
     pub unique: bool,
-    /// Covers only part of the rows (`WHERE`).
+    /// Covers only part of the rows (`WHERE`, or making it failed), or of a column.
     pub partial: bool,
 }
 
@@ -100,6 +103,7 @@ impl Shape {
     pub(super) fn without_ledger(mut self) -> Self {
         self.tables.remove(LEDGER);
         self.tables.remove(LOCK);
+        self.tables.remove(PROBE);
         self
     }
 

@@ -259,6 +259,15 @@ impl Step {
         matches!(self, Self::MigrateSchema { .. } | Self::ResignKeks | Self::RecordMechanism | Self::RepairHexText)
     }
 
+    /// Whether undoing the step may write to the database. A copy that was never finished is no way back, nor is one needed then.
+    #[must_use]
+    pub fn undo_writes_database(&self, context: &Context<'_>, undo: &Undo) -> bool {
+        match self {
+            Self::BackUpDatabase => schema::has_backup(context),
+            _ => self.writes_database() || *undo == Undo::Database,
+        }
+    }
+
     /// Looks, and changes nothing.
     ///
     /// # Errors

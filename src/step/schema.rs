@@ -298,6 +298,11 @@ pub(super) fn not_migrated(context: &Context<'_>, from: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether the run has a whole copy of the database.
+pub(super) fn has_backup(context: &Context<'_>) -> bool {
+    context.root().exists(&context.file(ABOUT))
+}
+
 /// Restores the copy if somebody else moved the schema since it was taken; what this run's own steps did is theirs to undo.
 pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
     if !context.root().exists(&context.file(ABOUT)) {

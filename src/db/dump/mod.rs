@@ -270,6 +270,14 @@ impl Server {
         }
     }
 
+    /// What the user of the URL may not do, though a migration has to: on MySQL it would be found half-way.
+    pub(super) fn missing_privileges(&self) -> Result<Vec<Problem>> {
+        match self.wire.dialect() {
+            Dialect::Mysql => mysql::missing_privileges(&Job::new(self)?),
+            Dialect::Postgresql | Dialect::Sqlite => Ok(Vec::new()),
+        }
+    }
+
     /// Shell commands for whoever works by hand: one that runs the SQL that it reads, and one that dumps into `$backup`. No password is in them.
     pub(super) fn by_hand(&self) -> Result<(String, String)> {
         let job = Job::new(self)?;
@@ -290,6 +298,11 @@ impl Server {
             return Err(DumpError::Space { path: path.to_owned(), needed, free }.into());
         }
         job.refuse_elsewhere()?;
+        let wire = Wire::connect(&self.url, "keymgr-upgrade", self.wait)?;
+        match self.wire.dialect() {
+            Dialect::Postgresql => postgresql::probe(&job, &wire)?,
+            Dialect::Mysql | Dialect::Sqlite => mysql::probe(&job, &wire)?,
+        }
         let before = self.state()?;
         let first = path.with_file_name(FIRST);
         place(&first, |file, partial| {

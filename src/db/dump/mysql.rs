@@ -14,6 +14,8 @@ use crate::{
     command::{Output, Program},
     db::{
         Url, error,
+        shape::PROBE,
+        wire::Wire,
         wire::target::{Address, Check, Encrypt, Target},
     },
 };
@@ -77,6 +79,31 @@ pub(super) fn server(job: &Job<'_>) -> Result<String> {
         Family::Mariadb => version,
         Family::Mysql => format!("MySQL {version}"),
     })
+}
+
+/// What the user of the URL may not do, though a migration has to.
+pub(super) fn missing_privileges(job: &Job<'_>) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    privileges(job, &mut problems)?;
+    Ok(problems)
+}
+
+/// Tries whether the server takes each table again as it is: it may have been stricter settings since the table was made (`innodb_strict_mode`,
+/// a primary key demanded), and a restore would have dropped the table before it found out.
+pub(super) fn probe(job: &Job<'_>, wire: &Wire) -> Result<()> {
+    if Family::of(&version(job)?) == Family::Mariadb {
+        wire.execute("SET SESSION innodb_strict_mode = 0")?;
+    }
+    let drop = format!("DROP TABLE IF EXISTS {PROBE}");
+    wire.execute(&drop)?;
+    for table in &job.tables {
+        let made = wire.execute(&format!("CREATE TABLE {PROBE} LIKE \"{table}\""));
+        made.map_err(|why| {
+            job.program("trying whether a restore could make the tables again", format!("{table}: {why}"))
+        })?;
+        wire.execute(&drop)?;
+    }
+    Ok(())
 }
 
 pub(super) fn problems(job: &Job<'_>) -> Result<Vec<Problem>> {
@@ -402,6 +429,7 @@ pub(super) fn first(job: &Job<'_>) -> String {
     format!(
         "-- Takes Barbican's tables away, so that those of the backup can take their place.\n\
          SET SESSION foreign_key_checks = 0;\n\
+         /*M! SET SESSION innodb_strict_mode = 0 */;\n\
          SET SESSION lock_wait_timeout = {LOCK_WAIT};\n{}",
         known.into_iter().map(name).collect::<String>()
     )
@@ -458,7 +486,8 @@ pub(super) fn commands(job: &Job<'_>, file: &str) -> Result<String> {
     let url = &job.server.url;
     let options = words(url, programs.family)?;
     Ok(format!(
-        "cat {first} {file} |\n\
+        "sha256sum -c --quiet SHA256SUMS &&\n\
+         cat {first} {file} |\n\
          {} --no-defaults \\\n    {} \\\n    {}--default-character-set=utf8mb4 --max-allowed-packet=1G \\\n    {}\n",
         programs.client,
         options.join(" \\\n    "),

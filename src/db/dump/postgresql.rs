@@ -13,6 +13,7 @@ use crate::{
     db::{
         Url,
         sqlite::quoted,
+        wire::Wire,
         wire::target::{Address, Target},
     },
 };
@@ -93,6 +94,35 @@ fn privileges(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
         problems.push(Problem::new(
             format!("the user does not own {}: a restore could not replace them", foreign.join(", ")),
             "ALTER TABLE ... OWNER TO the user of the URL",
+        ));
+    }
+    let homeless = job.column(&format!(
+        "SELECT DISTINCT pg_get_userbyid(c.relowner) {tables} AND NOT has_schema_privilege(c.relowner, n.oid, 'CREATE') ORDER BY 1"
+    ))?;
+    if !homeless.is_empty() {
+        problems.push(Problem::new(
+            format!("a restore could not give tables to {}, who may not create any in the schema", homeless.join(", ")),
+            "GRANT CREATE ON SCHEMA to them",
+        ));
+    }
+    let granted = job.column(&format!(
+        "SELECT DISTINCT pg_get_userbyid(a.grantor) FROM (SELECT c.relowner, (aclexplode(c.relacl)).grantor {tables}) AS a \
+         WHERE a.grantor <> a.relowner AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) ORDER BY 1"
+    ))?;
+    if !granted.is_empty() {
+        problems.push(Problem::new(
+            format!("a restore could not repeat the grants that {} made on the tables", granted.join(", ")),
+            "have the owner of the tables make them",
+        ));
+    }
+    let invalid = job.column(&format!(
+        "SELECT i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid \
+         WHERE NOT (x.indisvalid AND x.indisready) AND x.indrelid IN (SELECT c.oid {tables}) ORDER BY 1"
+    ))?;
+    if !invalid.is_empty() {
+        problems.push(Problem::new(
+            format!("index {} was begun and never finished, and is in no dump", invalid.join(", ")),
+            "DROP INDEX or REINDEX",
         ));
     }
     let hidden =
@@ -241,6 +271,18 @@ pub(super) fn dump(job: &Job<'_>) -> Result<Output> {
         .arg(format!("--lock-wait-timeout={LOCK_WAIT}s"))
         .args(tables);
     Ok(program.output().map_err(|why| job.program("dumping", why))?)
+}
+
+/// Tries whether Barbican's tables could be dropped, as a restore does first, and undoes it: a function, a policy or anything else of the
+/// operator's own may hang on them.
+pub(super) fn probe(job: &Job<'_>, wire: &Wire) -> Result<()> {
+    let schema = job.column("SELECT current_schema()")?.into_iter().next().unwrap_or_default();
+    let tables: Vec<String> = job.tables.iter().map(|t| format!("{}.{}", quoted(&schema), quoted(t))).collect();
+    wire.execute("BEGIN")?;
+    wire.execute(&format!("SET LOCAL lock_timeout = '{LOCK_WAIT}s'"))?;
+    let dropped = wire.execute(&format!("DROP TABLE IF EXISTS {}", tables.join(", ")));
+    wire.execute("ROLLBACK")?;
+    dropped.map(drop).map_err(|why| job.program("trying whether a restore could replace the tables", why).into())
 }
 
 /// pg_dump leaves types out when it is told tables, so these statements make them.

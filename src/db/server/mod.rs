@@ -25,7 +25,7 @@ pub(super) struct Server {
     pub(super) wire: Wire,
     pub(super) url: Url,
     /// How long to wait for locks in all.
-    wait: Duration,
+    pub(super) wait: Duration,
     in_transaction: Cell<bool>,
 }
 
