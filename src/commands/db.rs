@@ -193,7 +193,6 @@ fn migrate(session: &mut Session, revision: Option<&str>, mut locks: Locks, yes:
     let deployment = deployment(session).or_else(|_| super::deployment_at(session, &at))?;
     let plan = schema_plan(session, &deployment.site, &at, to)?;
     blockers(session, &deployment, &at, to)?;
-    session.nobody_else(&site, locks.word, true)?;
     for (revision, sql) in statements(&deployment, &plan.steps)? {
         session.ui.line(format!("{revision}: {}", number(sql.len(), "statement")));
     }
@@ -203,6 +202,8 @@ fn migrate(session: &mut Session, revision: Option<&str>, mut locks: Locks, yes:
     if locks.lock_database(&site, Some(&at))? {
         return migrate(session, revision, locks, yes);
     }
+    // Only under the lock: another run at work is waited for, and its sessions are no strangers.
+    session.nobody_else(&site, locks.word, true)?;
     run::begin(session, locks, plan, deployment, &[], &who())
 }
 

@@ -45,9 +45,11 @@ impl Look {
         })
     }
 
-    /// Where the plan writes to the database, others on it stop it, but for the operator's word.
+    /// Where the plan writes to the database, others on it stop it, but for the operator's word. Another run at work is
+    /// waited for instead; who is there is looked at again under the lock.
     pub(super) fn refuse_others(&mut self, word: Word) {
-        let writes = self.draft.as_ref().is_ok_and(|d| d.writes);
+        let locked = self.findings.iter().any(|f| f.id == "database-locked");
+        let writes = !locked && self.draft.as_ref().is_ok_and(|d| d.writes);
         for finding in self.findings.iter_mut().filter(|f| f.id == OTHER_WRITERS && f.severity == Severity::Warn) {
             if word.writers_stopped {
                 finding.title = format!("{} (they do not write, on your word)", finding.title);

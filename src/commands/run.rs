@@ -59,6 +59,9 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         session.ui.line("Another run had the database until now: looking again.");
         return looked_at(session, target, locks, yes, Some(&digest));
     }
+    if writes {
+        session.nobody_else(&look.deployment.site, locks.word, false)?;
+    }
     carry_out(session, look, locks)
 }
 

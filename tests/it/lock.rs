@@ -9,11 +9,16 @@ mod sessions;
 use std::{
     fs::{self, File},
     io::Read as _,
-    os::unix::process::ExitStatusExt as _,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::{
     common::Said,
@@ -141,10 +146,23 @@ impl Paused {
     #[track_caller]
     fn until(&mut self, mut there: impl FnMut(&str) -> bool) {
         loop {
-            assert!(self.child.try_wait().unwrap().is_none(), "it ended before it came there");
-            let mut name = String::new();
-            File::open(&self.pipe).unwrap().read_to_string(&mut name).unwrap();
-            if name.lines().any(&mut there) {
+            if self.child.try_wait().unwrap().is_some() {
+                let mut words = String::new();
+                self.child.stdout.take().unwrap().read_to_string(&mut words).unwrap();
+                self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+                panic!("it ended before it came there:\n{words}");
+            }
+            // It goes on for as long as this is open, so that is no longer than until the name is read.
+            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+            let mut pipe = File::options().read(true).custom_flags(flags).open(&self.pipe).unwrap();
+            let mut ready = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut ready, 100_u16).unwrap() == 0 {
+                continue;
+            }
+            let mut bytes = [0; 4096];
+            let Ok(count) = pipe.read(&mut bytes) else { continue };
+            drop(pipe);
+            if String::from_utf8_lossy(&bytes[..count]).lines().any(&mut there) {
                 return;
             }
         }

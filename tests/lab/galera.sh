@@ -40,13 +40,14 @@ PYTHON
 
 sql() { mariadb --no-defaults -S "$dir/$1/socket" -u root -N -e "$2"; }
 
+# A busy machine that does not answer for seconds is no reason to leave a cluster.
 node() { # number SQL-port group-port IST-port address-of-the-cluster
     unprivileged "$mariadbd" --no-defaults --datadir="$dir/$1/data" --socket="$dir/$1/socket" \
-        --pid-file="$dir/$1/pid" --port="$2" --bind-address=127.0.0.1 --skip-name-resolve \
+        --tmpdir="$dir/$1/tmp" --pid-file="$dir/$1/pid" --port="$2" --bind-address=127.0.0.1 --skip-name-resolve \
         --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=32M \
         --innodb-log-file-size=8M --innodb-autoinc-lock-mode=2 --binlog-format=ROW \
         --skip-log-bin --wsrep-on=ON --wsrep-provider="$provider" \
-        --wsrep-provider-options="base_host=127.0.0.1;base_port=$3;gmcast.listen_addr=tcp://127.0.0.1:$3;ist.recv_addr=127.0.0.1:$4;gcache.size=8M;pc.announce_timeout=PT1S;evs.join_retrans_period=PT0.2S" \
+        --wsrep-provider-options="base_host=127.0.0.1;base_port=$3;gmcast.listen_addr=tcp://127.0.0.1:$3;ist.recv_addr=127.0.0.1:$4;gcache.size=8M;pc.announce_timeout=PT1S;evs.join_retrans_period=PT0.2S;evs.suspect_timeout=PT60S;evs.inactive_timeout=PT90S;evs.install_timeout=PT90S" \
         --wsrep-cluster-name=keymgr --wsrep-cluster-address="$5" --wsrep-node-name="node$1" \
         --wsrep-node-address=127.0.0.1 --wsrep-node-incoming-address="127.0.0.1:$2" \
         --wsrep-sst-method=same \
@@ -64,9 +65,10 @@ synced() {
 
 start() {
     [ -n "$provider" ] || die "no libgalera_smm.so: install galera-4"
-    mkdir -p "$dir/1"
-    [ "$(id -u)" != 0 ] || chown nobody "$dir" "$dir/1"
-    unprivileged mariadb-install-db --no-defaults --datadir="$dir/1/data" \
+    # A server that starts removes what others have in the same tmpdir.
+    mkdir -p "$dir/1/tmp"
+    [ "$(id -u)" != 0 ] || chown nobody "$dir" "$dir/1" "$dir/1/tmp"
+    unprivileged mariadb-install-db --no-defaults --datadir="$dir/1/data" --tmpdir="$dir/1/tmp" \
         --auth-root-authentication-method=normal --skip-test-db --skip-name-resolve \
         >"$dir/install.log" 2>&1 || { cat "$dir/install.log" >&2; die "no data directory"; }
     # shellcheck disable=SC2046
