@@ -243,7 +243,7 @@ def answer(question):
     for one, engine in zip(told, engines):
         if what == "all":
             one["rows"] = rows(engine)
-        elif engine.dialect.name != "postgresql":
+        if engine.dialect.name != "postgresql":
             once(one)
     return list(differ(*told))
 

@@ -164,7 +164,7 @@ const ALLOWED: &[Allowance] = &[
     },
     Allowance {
         dialects: BOTH,
-        start: "2014.2-createall",
+        start: "",
         from: "39a96e67e990",
         line: r#"+ tables.projects.uniques: ["external_id"]"#,
         why: ONCE,
