@@ -77,18 +77,12 @@ pub(super) struct Leftover {
     pub(super) difference: String,
     /// The revision at which it is gone.
     pub(super) until: Option<String>,
-    /// The other difference that rules it out.
-    pub(super) unless: Option<String>,
     /// Whose doing it is.
     pub(super) why: String,
 }
 
 impl Leftover {
-    /// Whether it explains one of `all` differences.
-    pub(super) fn explains(&self, difference: &str, all: &[String]) -> bool {
-        if self.unless.as_ref().is_some_and(|other| all.contains(other)) {
-            return false;
-        }
+    pub(super) fn explains(&self, difference: &str) -> bool {
         match self.difference.split_once('*') {
             None => self.difference == difference,
             Some((start, end)) => {

@@ -192,13 +192,20 @@ impl Guard {
         }
     }
 
-    /// Makes of `shape` what the statement makes of the schema. `known` is what the revision ends in.
-    pub(super) fn apply(&self, shape: &mut Shape, place: Place<'_>) {
+    /// Makes of `shape` what the statement `sql` makes of the schema.
+    pub(super) fn apply(&self, sql: &str, shape: &mut Shape, place: Place<'_>) {
         match self {
             Self::MakeTable { table } => {
                 let Some(fresh) = place.known.fresh.tables.get(table) else { return };
                 let mut new = fresh.clone();
-                new.indexes.retain(|i| i.unique || !made_later(place.later, table, &i.columns));
+                let inline: Vec<(String, Vec<String>)> = sql.lines().filter_map(inline).collect();
+                for index in &mut new.indexes {
+                    if let Some((name, _)) = inline.iter().find(|(_, columns)| *columns == index.columns) {
+                        index.name.clone_from(name);
+                    }
+                }
+                let is_inline = |i: &Index| inline.iter().any(|(_, columns)| *columns == i.columns);
+                new.indexes.retain(|i| i.unique || is_inline(i) || !made_later(place.later, table, &i.columns));
                 shape.tables.insert(table.clone(), new);
             }
             Self::DropTable { table } => {
@@ -392,6 +399,15 @@ fn is_as(found: &Column, wanted: &Column) -> bool {
 
 fn written(column: &Column) -> String {
     format!("{} {}", column.declared, if column.nullable { "NULL" } else { "NOT NULL" })
+}
+
+/// The name and the columns of an index that a line of a CREATE TABLE makes.
+fn inline(line: &str) -> Option<(String, Vec<String>)> {
+    let line = line.trim().trim_end_matches(',');
+    let line = ["UNIQUE KEY ", "KEY ", "CONSTRAINT "].iter().find_map(|word| line.strip_prefix(word))?;
+    let (name, rest) = line.split_once(' ')?;
+    let columns = rest.strip_prefix("UNIQUE ").unwrap_or(rest).strip_prefix('(')?.strip_suffix(')')?;
+    Some((name.to_owned(), columns.split(',').map(|c| c.trim().trim_matches('"').to_owned()).collect()))
 }
 
 fn made_later(later: &[Guarded], table: &str, columns: &[String]) -> bool {

@@ -38,8 +38,7 @@ impl Known {
     /// Compares a live shape.
     pub(super) fn verify(&self, live: &Shape) -> Verification {
         let (all, extras) = self.fresh.compare(live);
-        let (leftovers, differences): (Vec<String>, Vec<String>) =
-            all.iter().cloned().partition(|d| self.explains(d, &all));
+        let (leftovers, differences): (Vec<String>, Vec<String>) = all.into_iter().partition(|d| self.explains(d));
         let name = match leftovers.len() {
             0 => "a fresh installation".to_owned(),
             1 => "known, with 1 leftover of older releases".to_owned(),
@@ -56,20 +55,19 @@ impl Known {
             ..Shape::default()
         };
         let mut differences = only(&self.fresh).compare(&only(live)).0;
-        let all = differences.clone();
-        differences.retain(|d| !self.explains(d, &all));
+        differences.retain(|d| !self.explains(d));
         differences
     }
 
-    fn explains(&self, difference: &str, all: &[String]) -> bool {
-        self.leftovers.iter().any(|l| l.explains(difference, all))
+    fn explains(&self, difference: &str) -> bool {
+        self.leftovers.iter().any(|l| l.explains(difference))
     }
 }
 
 /// Why a difference from a fresh installation is known, where it is.
 pub(super) fn why(difference: &str, dialect: Dialect) -> Option<&'static str> {
     let all = chain().iter().flat_map(|r| &r.leftovers);
-    all.filter(|l| l.dialects.contains(&dialect)).find(|l| l.explains(difference, &[])).map(|l| l.why.as_str())
+    all.filter(|l| l.dialects.contains(&dialect)).find(|l| l.explains(difference)).map(|l| l.why.as_str())
 }
 
 type Shapes = Arc<Vec<(String, Shape)>>;

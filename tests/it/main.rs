@@ -26,6 +26,7 @@ mod real_barbican;
 mod safety;
 mod server_barbican;
 mod server_crash;
+mod server_refusals;
 mod server_schema;
 mod servers;
 mod sqlite_schema;

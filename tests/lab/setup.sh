@@ -114,6 +114,9 @@ install_packages() {
     if [ "$what" = test ]; then
         need pkcs11-tool opensc
         need sqlite3 sqlite3
+        need socat socat
+        need ip iproute2
+        need rsync rsync
         find_python
         [ -n "$python" ] || need no-such-python python3-venv
         databases

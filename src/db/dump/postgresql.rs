@@ -82,20 +82,8 @@ fn broken(name: &str, error: &anyhow::Error) -> Problem {
     Problem::new(format!("{name} cannot be run: {error:#}"), format!("mend it, {NONE}"))
 }
 
-fn privileges(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
-    let tables = format!(
-        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema() \
-         WHERE c.relkind IN ('r', 'p') AND c.relname IN ({})",
-        job.literals()
-    );
-    let foreign =
-        job.column(&format!("SELECT c.relname {tables} AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"))?;
-    if !foreign.is_empty() {
-        problems.push(Problem::new(
-            format!("the user does not own {}: a restore could not replace them", foreign.join(", ")),
-            "ALTER TABLE ... OWNER TO the user of the URL",
-        ));
-    }
+/// What a dump holds and this user could not make again, and what no dump holds.
+fn unrepeatable(job: &Job<'_>, tables: &str, problems: &mut Vec<Problem>) -> Result<()> {
     let homeless = job.column(&format!(
         "SELECT DISTINCT pg_get_userbyid(c.relowner) {tables} AND NOT has_schema_privilege(c.relowner, n.oid, 'CREATE') ORDER BY 1"
     ))?;
@@ -125,6 +113,24 @@ fn privileges(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
             "DROP INDEX or REINDEX",
         ));
     }
+    Ok(())
+}
+
+fn privileges(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
+    let tables = format!(
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema() \
+         WHERE c.relkind IN ('r', 'p') AND c.relname IN ({})",
+        job.literals()
+    );
+    let foreign =
+        job.column(&format!("SELECT c.relname {tables} AND NOT pg_has_role(c.relowner, 'USAGE') ORDER BY 1"))?;
+    if !foreign.is_empty() {
+        problems.push(Problem::new(
+            format!("the user does not own {}: a restore could not replace them", foreign.join(", ")),
+            "ALTER TABLE ... OWNER TO the user of the URL",
+        ));
+    }
+    unrepeatable(job, &tables, problems)?;
     let hidden =
         job.column(&format!("SELECT c.relname {tables} AND NOT has_table_privilege(c.oid, 'SELECT') ORDER BY 1"))?;
     if !hidden.is_empty() {

@@ -136,7 +136,7 @@ impl Server {
             for (place, guarded) in places(revision, &known, dialect) {
                 for name in judge(revision, guarded, &shape, place)? {
                     run.push(written(guarded, &name, &options));
-                    guarded.guard.apply(&mut shape, place);
+                    guarded.guard.apply(&guarded.sql, &mut shape, place);
                 }
             }
             statements.push((revision.id.clone(), run));
