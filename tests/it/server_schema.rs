@@ -135,6 +135,8 @@ impl Site {
 
 /// A database as it was before.
 struct Start {
+    /// The dump's name.
+    name: &'static str,
     /// Its SQL text.
     text: String,
     /// Its revision; empty for the empty database.
@@ -173,16 +175,16 @@ impl Matrix {
     }
 
     /// A start with rows in every table.
-    fn filled(&mut self, start: &str, revision: &'static str) -> Start {
+    fn filled(&mut self, start: &'static str, revision: &'static str) -> Start {
         let mut text = dump(self.dialect, start);
         if start.is_empty() {
-            return Start { text, revision, rows: Content::new() };
+            return Start { name: start, text, revision, rows: Content::new() };
         }
         let base = self.server.database(&text);
         let inserts = self.look.inserts(&base.url());
         base.load(&inserts);
         text.push_str(&inserts);
-        Start { text, revision, rows: self.look.rows(&base.url()) }
+        Start { name: start, text, revision, rows: self.look.rows(&base.url()) }
     }
 
     /// One start to one head by the true binary; what of it is not as it must be.
@@ -226,7 +228,7 @@ impl Matrix {
     }
 
     /// Starts to every later head; by result dumps where there are some.
-    fn by_dumps(mut self, starts: &[(&str, &'static str)]) {
+    fn by_dumps(mut self, starts: &[(&'static str, &'static str)]) {
         for &(start, from) in starts {
             let filled = self.filled(start, from);
             for to in later(from) {
@@ -248,7 +250,7 @@ impl Matrix {
 
     /// Starts to every later head by us and by Barbican's own tools: schema and every row. Then each accepts what
     /// the other made.
-    fn by_upstream(mut self, starts: &[(&str, &'static str)]) {
+    fn by_upstream(mut self, starts: &[(&'static str, &'static str)]) {
         for &(start, from) in starts {
             let filled = self.filled(start, from);
             for to in later(from) {
