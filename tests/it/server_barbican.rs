@@ -245,7 +245,11 @@ fn by_hand_as_by_us(by_hand: &Deployment, by_us: Deployment) {
     let said = by_hand.sandbox.run(&["plan", "--to", "2026.2", "--fast-forward", "--as-shell"]).expect(0);
     assert!(!said.all().contains(&servers::PASSWORD[..4]), "{}", said.all());
     let script = by_hand.sandbox.root().join("../procedure.sh");
-    std::fs::write(&script, said.out.replace(" --password ", " --password=\"$PGPASSWORD\" ")).unwrap();
+    // What the operator puts in by hand: the password where a client asks for it, and where the diff masks it.
+    let text = said.out.replace(" --password ", " --password=\"$PGPASSWORD\" ");
+    let url = by_hand.live.url();
+    let credentials = url.split_once("://").and_then(|(_, rest)| rest.split_once('@')).unwrap().0;
+    std::fs::write(&script, text.replace("://***@", &format!("://{credentials}@"))).unwrap();
     let mut command = Command::new("sh");
     command.arg(&script).stdin(Stdio::null()).env_clear().env("PGPASSWORD", servers::PASSWORD);
     for (name, value) in by_hand.sandbox.command(&[]).get_envs() {
