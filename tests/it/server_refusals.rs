@@ -70,3 +70,42 @@ fn mariadb_new_tables_are_like_those_that_are_there() {
     let sets = "SELECT DISTINCT table_collation FROM information_schema.tables WHERE table_schema = DATABASE()";
     assert_eq!(base.sql(sets), [[Some("utf8mb3_general_ci".to_owned())]]);
 }
+
+/// A row with the columns that every table has, and these.
+fn insert(base: &Base, table: &str, columns: &str, values: &str) {
+    base.sql(&format!(
+        "INSERT INTO {table} (created_at, updated_at, deleted, status, {columns}) \
+         VALUES ('2015-01-01 00:00:00', '2015-01-01 00:00:00', '0', 'ACTIVE', {values})"
+    ));
+}
+
+/// Rows that a later revision would stop at are listed before the first one runs.
+fn rows_in_the_way(dialect: Dialect) {
+    let chain = server(dialect).database(&dump(dialect, "chain-254495565185-juno"));
+    for id in ["t1", "t2"] {
+        insert(&chain, "tenants", "id, keystone_id", &format!("'{id}', 'the same'"));
+    }
+    insert(&chain, "secrets", "id", "'s1'");
+    refused(&chain, 3, "projects that share their external_id (2 rows)");
+    refused(&chain, 3, "id=t2, external_id=the same");
+    refused(&chain, 3, "secrets that belong to no project (1 row)");
+    refused(&chain, 3, "id=s1");
+    let models = server(dialect).database(&dump(dialect, "2014.2-createall"));
+    insert(&models, "tenants", "id, keystone_id", "'t1', 'one'");
+    insert(&models, "containers", "id, name, tenant_id, type", "'c1', 'c', 't1', 'generic'");
+    let url = if dialect == Dialect::Postgresql { "\"URL\"" } else { "URL" };
+    let values = format!("'m1', 'c1', 'n', '{}', 'h'", "u".repeat(256));
+    insert(&models, "container_consumer_metadata", &format!("id, container_id, name, {url}, data_hash"), &values);
+    refused(&models, 3, "container consumers with a URL longer than 255 characters (1 row)");
+    refused(&models, 3, "characters=256");
+}
+
+#[test]
+fn postgresql_rows_in_the_way_are_listed() {
+    rows_in_the_way(Dialect::Postgresql);
+}
+
+#[test]
+fn mariadb_rows_in_the_way_are_listed() {
+    rows_in_the_way(Dialect::Mysql);
+}
