@@ -22,6 +22,7 @@ pub mod options;
 pub mod paste;
 pub mod plan;
 pub mod release;
+pub mod request;
 pub mod settings;
 pub mod step;
 pub mod systemd;
