@@ -47,6 +47,8 @@ pub(crate) struct Session {
     by: String,
     /// This is the service: nobody can be asked, and what it does it does itself.
     in_service: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    code_by_others: bool,
     /// Digest of the plan that was shown to who asked the service.
     shown: Option<String>,
 }
@@ -154,7 +156,9 @@ impl Session {
             Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None }),
+            Ok(host) => {
+                Ok(Self { host, global, ui, by: plan::who(), in_service: false, code_by_others: false, shown: None })
+            }
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }
