@@ -49,6 +49,8 @@ pub(crate) struct Session {
     by: String,
     /// This is the service: nobody can be asked, and what it does it does itself.
     in_service: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    code_by_others: bool,
     /// Digest of the plan that was shown to who asked the service.
     shown: Option<String>,
     /// The package work that a run is opened for.
@@ -168,7 +170,16 @@ impl Session {
             Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None, packages: None }),
+            Ok(host) => Ok(Self {
+                host,
+                global,
+                ui,
+                by: plan::who(),
+                in_service: false,
+                code_by_others: false,
+                shown: None,
+                packages: None,
+            }),
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }

@@ -11,14 +11,15 @@ use crate::approval::Approval;
 use crate::cli::{Target, Word};
 use crate::db::{Access, Ledger};
 use crate::deployment::{Code, Deployment, Depth, Site, installed_code};
-use crate::engine::{self, Ended, Run};
+use crate::engine::{self, Ended, Progress, Run};
 use crate::error::{Exit, Failure};
 use crate::finding::Severity;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
-use crate::step::{CodeAwaited, NewData, Step, Undo};
+use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered};
+use crate::systemd::notify;
 use crate::ui::Ui;
 
 pub(super) fn upgrade(session: &mut Session, target: &Target, word: Word, yes: bool) -> Outcome {
@@ -151,9 +152,10 @@ fn about(ui: &mut Ui, run: &Run) {
 }
 
 fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> Outcome {
+    run.code_by_others = session.code_by_others;
     loop {
         let Session { host, ui, .. } = &mut *session;
-        let ended = run.forward(&mut run.context(host, &mut site), &mut |p| ui.progress(&p));
+        let ended = run.forward(&mut run.context(host, &mut site), &mut |p| report(ui, &p));
         about(&mut session.ui, &run);
         session.ui.set("changed", true);
         return match ended? {
@@ -181,6 +183,14 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
             Ended::Failed { step, error } => failed(session, run, site, step, fresh, error),
         };
     }
+}
+
+/// The progress of a run, for who reads it and for `systemctl status`.
+fn report(ui: &mut Ui, progress: &Progress<'_>) {
+    if let Progress::Begin { index, total, step } = progress {
+        notify::status(&format!("step {} of {total}: {}", index + 1, step.title()));
+    }
+    ui.progress(progress);
 }
 
 fn done(session: &mut Session, run: &Run) -> Outcome {
@@ -221,6 +231,11 @@ fn waiting(session: &mut Session, release: &str) -> Outcome {
     session.ui.set("state", "waiting");
     session.ui.set("waiting_for", release);
     session.ui.line(format!("WAITING for the code of {release}; {there}."));
+    if session.host.root.is_host()
+        && let Ok(Offer::Missing(packages)) = offered(&session.host.root, release)
+    {
+        session.ui.paragraph(&format!("apt offers none of {release} for {}.", packages.join(" ")), 0);
+    }
     session.ui.line("Services are held. Install it now, with its dependencies; they cannot start.");
     Ok((Exit::Interrupted, "resume   (when the code is installed)".to_owned()))
 }
@@ -251,7 +266,7 @@ fn failed(
     session.ui.line("Failed before anything was changed: undoing.");
     let Session { host, ui, .. } = &mut *session;
     let why = "failed before anything was changed";
-    let back = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
+    let back = run.back(&mut run.context(host, &mut site), why, &mut |p| report(ui, &p));
     match back {
         Ok(()) => {
             session.ui.set("state", "rolled-back");
@@ -518,7 +533,7 @@ fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
     let mut site = site(session, &run.plan)?;
     guard(session, &mut run, &site, word)?;
     let Session { host, ui, .. } = &mut *session;
-    let result = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
+    let result = run.back(&mut run.context(host, &mut site), why, &mut |p| report(ui, &p));
     about(&mut session.ui, &run);
     session.ui.set("changed", true);
     match result {

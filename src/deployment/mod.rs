@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use secrecy::ExposeSecret as _;
 
-pub use code::{Code, installed_code, installed_packages, package_work};
+pub use code::{Code, installed_code, installed_packages};
 pub use identify::{Identified, identify};
 pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
