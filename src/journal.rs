@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::crash;
 use crate::files::{Attributes, Root};
+use crate::systemd::notify;
 
 /// The state directory, below the root.
 pub const STATE: &str = "/var/lib/keymgr-upgrade";
@@ -367,6 +368,7 @@ impl Journal {
             return Err(error).with_context(|| format!("writing {}", self.path.display()));
         }
         self.length += u64::try_from(line.len())?;
+        notify::beat();
         crash::point("journal written");
         Ok(())
     }

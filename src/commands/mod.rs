@@ -4,7 +4,9 @@ mod backup;
 mod check;
 mod config;
 mod db;
+mod follow;
 mod hex;
+mod hook;
 mod kek;
 mod locks;
 mod look;
@@ -12,6 +14,7 @@ mod notes;
 mod plan;
 mod run;
 mod runs;
+mod service;
 mod shell;
 mod status;
 mod units;
@@ -26,6 +29,7 @@ use crate::deployment::{Deployment, Depth, Host, Site, Untold};
 use crate::engine;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
+use crate::hook::Packages;
 use crate::ini;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::release::{Catalogue, LookupError, Release};
@@ -41,17 +45,55 @@ pub(crate) struct Session {
     host: Host,
     global: Global,
     ui: Ui,
+    /// Who asked.
+    by: String,
+    /// This is the service: nobody can be asked, and what it does it does itself.
+    in_service: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    code_by_others: bool,
+    /// Digest of the plan that was shown to who asked the service.
+    shown: Option<String>,
+    /// The package work that a run is opened for.
+    packages: Option<Packages>,
 }
 
 /// Carries out a command line and prints what is to be read.
-pub fn run(cli: Cli) -> Exit {
+pub fn run(mut cli: Cli) -> Exit {
+    if let Some(Verb::Hook { name }) = cli.verb {
+        return hook::hook(cli.global, name);
+    }
     let check = matches!(cli.verb, Some(Verb::Check(_)));
+    let changes = matches!(
+        cli.verb,
+        Some(Verb::Upgrade { .. } | Verb::Resume { .. } | Verb::Rollback { .. } | Verb::Units(_) | Verb::Service)
+    );
+    let in_service = matches!(cli.verb, Some(Verb::Service));
+    let request =
+        if in_service { Root::open(&cli.global.root).and_then(|root| service::take(&root)) } else { Ok(None) };
+    if let Ok(Some(request)) = &request {
+        service::adopt(&mut cli.global, request);
+    }
     let ui = Ui::new(cli.global.json, cli.global.verbose).with_globals(globals(&cli.global));
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return fail(ui, error.into(), check),
+    };
     let mut session = match Session::open(cli.global, ui) {
         Ok(session) => session,
         Err((ui, failure)) => return fail(*ui, failure, check),
     };
-    match session.verb(cli.verb.unwrap_or(Verb::Status { wait: false })) {
+    session.in_service = in_service;
+    if let Some(request) = &request {
+        session.by.clone_from(&request.by);
+    }
+    let result = match cli.verb {
+        Some(Verb::Service) => service::service(&mut session, request),
+        verb => session.verb(verb.unwrap_or(Verb::Status { wait: false })),
+    };
+    if changes {
+        hook::refresh(&session);
+    }
+    match result {
         Ok((exit, next)) => {
             session.ui.end(exit, &next);
             exit
@@ -128,7 +170,16 @@ impl Session {
             Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui }),
+            Ok(host) => Ok(Self {
+                host,
+                global,
+                ui,
+                by: plan::who(),
+                in_service: false,
+                code_by_others: false,
+                shown: None,
+                packages: None,
+            }),
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }
@@ -151,6 +202,9 @@ impl Session {
             Verb::Config(verb) => config::config(self, verb),
             Verb::Units(verb) => units::units(self, verb),
             Verb::Backup(verb) => backup::backup(self, verb),
+            // Not a verb of anybody's session: it is the service's whole command line.
+            Verb::Service => service::service(self, None),
+            Verb::Hook { name } => Ok((hook::hook(self.global.clone(), name), String::new())),
         }
     }
 

@@ -3,15 +3,22 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::{Host, Site};
+use crate::command;
 use crate::files::Root;
 use crate::journal::STATE;
-use crate::systemd::{self, Systemd, UnitState};
+use crate::systemd::{self, Command, Systemd, UnitState};
 use crate::units;
+
+/// The unit that commands which change the code run in.
+const CODE_UNIT: &str = "keymgr-upgrade-code.service";
+
+/// How much of a failed command's standard error goes into the error, in characters.
+const TAIL: usize = 1024;
 
 /// What ran when the units were first held by hand; never taken anew while they are.
 #[derive(Debug, Serialize, Deserialize)]
@@ -128,6 +135,52 @@ impl Site {
     pub fn start(&self, names: &[String]) -> Result<()> {
         let Some(systemd) = &self.services.systemd else { return Ok(()) };
         systemd.start(names).map(drop).context("starting the barbican units")
+    }
+
+    /// Whether systemd runs this host.
+    #[must_use]
+    pub fn has_systemd(&self) -> bool {
+        self.services.systemd.is_some()
+    }
+
+    /// Runs a command that changes the code. Where systemd runs, in a unit of its own: a package manager must not die with us half way.
+    ///
+    /// # Errors
+    /// If it cannot be started or fails, with the end of its standard error.
+    pub fn run_code_command(&self, host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return command::run(argv, environment).map(drop) };
+        let shown = argv.join(" ");
+        log::info!("running {shown} in {CODE_UNIT}");
+        let errors = Path::new("/run/keymgr-upgrade/code.errors");
+        host.root.make_directory(Path::new("/run/keymgr-upgrade"), 0o700)?;
+        host.root.append(errors)?.set_len(0).context("emptying what an earlier command said")?;
+        let description = "New code for OpenStack Barbican";
+        let ended = systemd.run_transient(&Command { unit: CODE_UNIT, description, argv, environment, errors })?;
+        let said = host.root.read(errors)?.map(|c| c.bytes).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).trim_end().to_owned();
+        if !said.is_empty() {
+            log::info!("{CODE_UNIT}: {said}");
+        }
+        let how = match ended.main {
+            Some(Ok(0)) if ended.job == "done" => return Ok(()),
+            Some(Ok(status)) => format!("exit status {status}"),
+            Some(Err(signal)) => format!("killed by signal {signal}"),
+            None => format!("job {}", ended.job),
+        };
+        let start = said.char_indices().rev().take(TAIL).last().map_or(0, |(index, _)| index);
+        bail!("{shown}: {how}: {}", said.get(start..).unwrap_or_default());
+    }
+
+    /// Waits until such a command has ended that lived on when who had started it was killed.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn await_code_command(&self) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        if systemd.wait_for_rest(CODE_UNIT)? {
+            log::info!("{CODE_UNIT} had lived on, and has ended now");
+        }
+        Ok(())
     }
 
     /// Has systemd read its unit files again. On an image there is nobody to tell.

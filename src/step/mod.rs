@@ -3,6 +3,7 @@
 //! A step does not know the journal, the order or the screen. Safety is decided in the engine; a step only has to be honest in `observe` and
 //! convergent in `apply` and `revert`.
 
+mod code;
 mod data;
 mod file;
 mod hex;
@@ -14,11 +15,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub use code::{CodeAwaited, Offer, offered};
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
 pub use schema::{About, restore as restore_backup, size};
-pub use unit::{CodeAwaited, NewData};
+pub use unit::NewData;
 
 use crate::deployment::{Host, Site};
 use crate::files::Root;
@@ -183,6 +185,8 @@ pub struct Context<'a> {
     pub to: String,
     /// Going back may lose rows that others wrote: on the operator's word, or because nothing of the database is put back.
     pub discard: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    pub code_by_others: bool,
 }
 
 impl Context<'_> {
@@ -277,7 +281,7 @@ impl Step {
             Self::StopUnits { units } => unit::observe_stopped(context, units),
             Self::HoldUnits { units } => unit::observe_held(context, units),
             Self::BackUpDatabase => schema::observe_backup(context),
-            Self::AwaitCode { release } => unit::observe_code(context, release),
+            Self::AwaitCode { release } => code::observe_code(context, release),
             Self::MigrateSchema { from, to, .. } => schema::observe(context, from, to),
             Self::ResignKeks => data::observe_keks(context),
             Self::RecordMechanism => data::observe_mechanisms(context),
@@ -322,7 +326,7 @@ impl Step {
             Self::StopUnits { units } => unit::stop(context, units)?,
             Self::HoldUnits { units } => unit::hold(context, units)?,
             Self::BackUpDatabase => schema::back_up(context)?,
-            Self::AwaitCode { release } => return unit::install(context, release),
+            Self::AwaitCode { release } => return code::install(context, release),
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
             Self::RecordMechanism => data::record_mechanisms(context)?,
@@ -374,7 +378,7 @@ impl Step {
             (_, Undo::Start { units }) => unit::start_again(context, units),
             (_, Undo::Stop { units }) => unit::stop_again(context, units),
             (_, Undo::Release { record }) => file::restore_release(context, record.as_deref()),
-            (_, Undo::Code { release }) => unit::revert_code(context, release),
+            (_, Undo::Code { release }) => code::revert_code(context, release),
             (step, undo) => {
                 anyhow::bail!("{} cannot be undone by {undo:?}: the journal does not fit the plan", step.title())
             }

@@ -22,6 +22,14 @@ pub(super) trait Manager {
     fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    fn start_transient_unit(
+        &self,
+        name: &str,
+        mode: &str,
+        properties: &[(&str, zbus::Variant<'_>)],
+        others: &[(&str, Vec<(&str, zbus::Variant<'_>)>)],
+    ) -> zbus::Result<OwnedObjectPath>;
+    fn ref_unit(&self, name: &str) -> zbus::Result<()>;
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
     fn mask_unit_files(
         &self,
@@ -30,6 +38,9 @@ pub(super) trait Manager {
         force: bool,
     ) -> zbus::Result<Vec<(String, String, String)>>;
     fn unmask_unit_files(&self, files: &[String], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
+
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
 
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
@@ -84,6 +95,16 @@ impl Properties {
         let microseconds: u64 = self.take(name)?;
         Ok((microseconds != u64::MAX).then(|| Duration::from_micros(microseconds)))
     }
+}
+
+/// Whether logind has begun a shutdown (org.freedesktop.login1(5)).
+pub(super) async fn preparing_for_shutdown(connection: &zbus::Connection) -> zbus::Result<bool> {
+    let (service, path) = ("org.freedesktop.login1", "/org/freedesktop/login1");
+    let asked = ("org.freedesktop.login1.Manager", "PreparingForShutdown");
+    let properties = "org.freedesktop.DBus.Properties";
+    let reply = connection.call_method(Some(service), path, Some(properties), "Get", &asked).await?;
+    let value: OwnedVariant = reply.body().deserialize()?;
+    bool::try_from(value).map_err(Into::into)
 }
 
 /// The next item of a stream, or `None` at its end.

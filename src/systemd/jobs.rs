@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use zbus::OwnedObjectPath;
 
 use super::bus::{Exec, JobRemovedStream, is_unknown_call, is_unknown_unit, next, pass, within};
-use super::{Error, Loaded, Result, Systemd, at_rest, cgroup};
+use super::{Error, Loaded, Result, Systemd, at_rest, cgroup, notify};
 use crate::units::full_name;
 
 /// What is waited beyond the time that a unit's settings give a stop: systemd itself may be busy.
@@ -183,7 +183,7 @@ impl Systemd {
         Ok(())
     }
 
-    async fn signals(&self, unit: &str) -> Result<JobRemovedStream> {
+    pub(super) async fn signals(&self, unit: &str) -> Result<JobRemovedStream> {
         // The unit is the third argument of the signal.
         let signals = self.manager.receive_job_removed_with_args(&[(2, unit)]).await;
         Ok(signals.with_context(|| format!("listening for jobs of {unit}"))?)
@@ -213,6 +213,7 @@ impl Systemd {
     /// Waits for the end of a job, at most its limit counted from `began`. Returns systemd's word for how it ended.
     async fn wait(&self, mut job: Job, began: Instant) -> Result<String> {
         let limit = self.longest.map_or(job.limit, |longest| longest.min(job.limit));
+        let _at_work = notify::elsewhere();
         let end = async {
             while let Some(signal) = next(&mut job.signals).await {
                 let signal = signal.args().context("reading a JobRemoved signal")?;
@@ -267,7 +268,7 @@ fn count(length: usize) -> u32 {
 }
 
 /// systemd's refusal of a job: masked, not found, RefuseManualStop=...
-fn refused(unit: &str, error: zbus::Error) -> Error {
+pub(super) fn refused(unit: &str, error: zbus::Error) -> Error {
     if let zbus::Error::MethodError(_, Some(text), _) = error {
         return Error::JobFailed {
             unit: unit.to_owned(),

@@ -5,7 +5,11 @@
 mod bus;
 mod cgroup;
 mod environment;
+mod inhibit;
 mod jobs;
+mod launch;
+pub mod notify;
+mod transient;
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +21,9 @@ use zbus::OwnedObjectPath;
 use crate::files::Root;
 use crate::units::full_name;
 use bus::{Exec, ManagerProxy, Properties};
+pub use inhibit::Inhibitor;
+pub use launch::{Ended, Launch};
+pub use transient::Command;
 
 /// How long systemd may take for one call. A daemon-reload on a busy host takes many seconds.
 const CALL: Duration = Duration::from_secs(90);
@@ -118,6 +125,8 @@ pub struct UnitState {
     pub environment: Vec<(String, SecretString)>,
     /// The program of the first `ExecStart=` (its path, also where argv[0] is another) and its arguments; empty if there is none.
     pub exec_start: Vec<String>,
+    /// `TimeoutStartSec=`; `None` is infinity.
+    pub timeout_start: Option<Duration>,
     /// `TimeoutStopSec=`; `None` is infinity.
     pub timeout_stop: Option<Duration>,
     /// Its control group, from the root of the hierarchy; empty while it has none.
@@ -154,7 +163,7 @@ pub fn running() -> bool {
 /// A connection to systemd.
 ///
 /// Units are named with or without `.service`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Systemd {
     connection: zbus::Connection,
     manager: ManagerProxy<'static>,
@@ -217,6 +226,17 @@ impl Systemd {
     /// If it does not.
     pub fn reload(&self) -> Result<()> {
         zbus::block_on(self.reload_now())
+    }
+
+    /// Whether the host is being shut down, as far as systemd and logind tell.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        zbus::block_on(async {
+            let state = self.manager.system_state().await;
+            // A shutdown that an inhibitor holds up has not reached systemd yet. Without a logind there is none.
+            let logind = bus::preparing_for_shutdown(&self.connection).await;
+            state.is_ok_and(|state| state == "stopping") || logind.unwrap_or(false)
+        })
     }
 
     async fn reload_now(&self) -> Result<()> {
@@ -309,6 +329,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         group: None,
         environment: Vec::new(),
         exec_start: Vec::new(),
+        timeout_start: None,
         timeout_stop: None,
         control_group: String::new(),
     };
@@ -323,6 +344,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
             state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();
         }
+        state.timeout_start = service.take_span("TimeoutStartUSec")?;
         state.timeout_stop = service.take_span("TimeoutStopUSec")?;
         state.control_group = service.take("ControlGroup")?;
     }

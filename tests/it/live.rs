@@ -7,22 +7,22 @@ use std::process::{Child, Command, Stdio};
 use crate::common::{Said, Sandbox, lab, said};
 use crate::systemd::{API, LISTENER, Machine, STUBBORN, WORKER};
 
-const PROGRAM: &str = "/usr/bin/keymgr-upgrade";
+pub(crate) const PROGRAM: &str = "/usr/sbin/keymgr-upgrade";
 const DATABASE: &str = "/var/lib/barbican/barbican.sqlite";
-const STATE: &str = "/var/lib/keymgr-upgrade";
+pub(crate) const STATE: &str = "/var/lib/keymgr-upgrade";
 const HOLDS: &str = "/etc/systemd/system/barbican-api.service.d";
 /// What the PKCS#11 module behind the worker writes; who owns it loaded the module.
 const CALLS: &str = "/var/log/barbican/p11.log";
 /// The schema of Liberty and of Mitaka.
-const REVISIONS: [&str; 2] = ["4ecde3a3a72a", "d2780d5aa510"];
+pub(crate) const REVISIONS: [&str; 2] = ["4ecde3a3a72a", "d2780d5aa510"];
 
 /// A controller: API and worker run, the worker lets itself be killed, the listener was stopped and disabled by the operator.
-struct Live {
-    machine: Machine,
+pub(crate) struct Live {
+    pub(crate) machine: Machine,
 }
 
 impl Live {
-    fn boot() -> Self {
+    pub(crate) fn boot() -> Self {
         let live = Self { machine: Machine::boot() };
         live.lay_out();
         live.code("1.0.0");
@@ -67,11 +67,11 @@ impl Live {
              chown -R root:barbican /etc/barbican && chmod 750 /etc/barbican && chmod 640 /etc/barbican/* && \
              chown -R barbican:barbican /var/lib/barbican /var/log/barbican /var/lib/softhsm && \
              chmod -R g-w,o= /var/lib/barbican /var/log/barbican /var/lib/softhsm && \
-             chown root:root /usr/bin/keymgr-upgrade /usr/lib/libp11shim.so /usr/lib/softhsm/libsofthsm2.so");
+             chown root:root /usr/sbin/keymgr-upgrade /usr/lib/libp11shim.so /usr/lib/softhsm/libsofthsm2.so");
     }
 
     /// Installs Barbican's code of this version, as a package manager does.
-    fn code(&self, version: &str) {
+    pub(crate) fn code(&self, version: &str) {
         let packages = "/usr/lib/python3.11/site-packages";
         let script = format!(
             "#!/bin/sh -e\nrm -rf {packages}\nmkdir -p {packages}/barbican-$1.dist-info\n\
@@ -83,7 +83,7 @@ impl Live {
     }
 
     /// The program as the operator calls it inside.
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let enter = self.machine.enter();
         let mut command = Command::new(enter[0]);
         command
@@ -97,21 +97,21 @@ impl Live {
     }
 
     #[must_use = "look at the exit code, or at what was said"]
-    fn tool(&self, arguments: &[&str]) -> Said {
+    pub(crate) fn tool(&self, arguments: &[&str]) -> Said {
         said(&mut self.command(arguments))
     }
 
     /// Runs it until a crash point, `NAME:N`.
-    fn crash(&self, arguments: &[&str], point: &str) {
+    pub(crate) fn crash(&self, arguments: &[&str], point: &str) {
         let crashed = said(self.command(arguments).env("KEYMGR_UPGRADE_CRASH_AT", point));
         let _ = crashed.expect(137);
     }
 
-    fn run(&self, line: &str) -> String {
+    pub(crate) fn run(&self, line: &str) -> String {
         self.machine.run(line).unwrap().trim_end().to_owned()
     }
 
-    fn property(&self, unit: &str, name: &str) -> String {
+    pub(crate) fn property(&self, unit: &str, name: &str) -> String {
         self.run(&format!("systemctl show --timestamp=us+utc -P {name} {unit}"))
     }
 
@@ -121,12 +121,12 @@ impl Live {
     }
 
     /// How the starts of the unit ended that systemd was ever asked for, by its own journal.
-    fn starts(&self, unit: &str) -> String {
+    pub(crate) fn starts(&self, unit: &str) -> String {
         let line = format!("journalctl -q -o cat --output-fields=JOB_RESULT JOB_TYPE=start UNIT={unit}");
         self.run(&line).replace('\n', " ")
     }
 
-    fn revision(&self) -> String {
+    pub(crate) fn revision(&self) -> String {
         self.tool(&["--json", "db", "current"]).json()["revision"].as_str().unwrap().to_owned()
     }
 
@@ -136,7 +136,7 @@ impl Live {
 
     /// API and worker run, the listener does not, what is enabled is as it was, and nothing holds them.
     #[track_caller]
-    fn expect_up(&self) {
+    pub(crate) fn expect_up(&self) {
         for (unit, active, enabled) in
             [(API, "active", "enabled"), (WORKER, "active", "enabled"), (LISTENER, "inactive", "disabled")]
         {
@@ -149,7 +149,7 @@ impl Live {
 
     /// Nothing runs, and nothing can be started.
     #[track_caller]
-    fn expect_held(&self) {
+    pub(crate) fn expect_held(&self) {
         for unit in [API, WORKER, LISTENER] {
             assert_eq!(self.machine.active(unit), "inactive", "{unit}");
             let error = self.machine.run(&format!("systemctl start {unit}")).unwrap_err().to_string();
@@ -177,12 +177,12 @@ impl Live {
 }
 
 /// A text as one line.
-fn flat(text: &str) -> String {
+pub(crate) fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The end of what was started.
-fn end(child: Child) -> Said {
+pub(crate) fn end(child: Child) -> Said {
     let output = child.wait_with_output().unwrap();
     Said {
         code: output.status.code().unwrap(),

@@ -29,6 +29,7 @@ mod server_crash;
 mod server_refusals;
 mod server_schema;
 mod servers;
+mod service;
 mod sqlite_schema;
 mod starts;
 mod systemd;
