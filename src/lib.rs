@@ -14,6 +14,7 @@ pub mod error;
 pub mod files;
 pub mod finding;
 pub mod hsm;
+pub mod http;
 pub mod ini;
 pub mod journal;
 pub mod kek;
