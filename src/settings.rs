@@ -322,7 +322,10 @@ mod tests {
             ("[upgrade]\npath\n", "has no value"),
             ("[upgrade]\nstart = some\n", "\"some\" is not one of previous, enabled, none"),
             ("[verify]\nendpoint = barbican:9311\n", "not an address such as http://"),
-            ("[verify]\nsecret = http://u:p@h/v1\n", "k.conf:2: [verify] secret: a user or password does not belong here"),
+            (
+                "[verify]\nsecret = http://u:p@h/v1\n",
+                "k.conf:2: [verify] secret: a user or password does not belong here",
+            ),
         ] {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(wanted), "{error}");

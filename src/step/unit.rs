@@ -145,14 +145,17 @@ fn run_code_command(line: &str, from: &str, to: &str) -> Result<()> {
     command::run(&["/bin/sh", "-c", line], &environment).map(drop)
 }
 
+/// Whether nothing has to be done for the code of `old` to be what serves: it is there, or none is, which can serve nothing wrongly.
+pub(super) fn is_back(context: &Context<'_>, old: &str) -> Result<bool> {
+    Ok(match installed_code(context.root(), context.settings())? {
+        Code::None => true,
+        Code::At { release, .. } => release.as_deref() == Some(old),
+        Code::Mixed(_) => false,
+    })
+}
+
 /// The old code must be there before old data is served again.
 pub(super) fn revert_code(context: &Context<'_>, old: &str) -> Result<bool> {
-    match installed_code(context.root(), context.settings())? {
-        // Without code nothing can serve the old data wrongly.
-        Code::None => return Ok(false),
-        Code::At { release: Some(now), .. } if now == old => return Ok(false),
-        Code::At { .. } | Code::Mixed(_) => {}
-    }
     let Some(line) = &context.settings().rollback_command else {
         return Err(CodeAwaited { release: old.to_owned() }.into());
     };
