@@ -84,6 +84,8 @@ fn interpreted(arguments: &[String]) -> Option<String> {
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            // Options of Python with a value of their own.
+            "-W" | "-X" => drop(arguments.next()),
             "-m" => return arguments.next().map(|m| module(m)),
             "-c" => {
                 let mut words = arguments.next()?.split_whitespace().filter(|w| *w != "exec" && !w.contains('='));

@@ -322,6 +322,8 @@ mod tests {
         host.settings.headers_file = Some("/headers".into());
         let put = |mode, text: &str| {
             let attributes = Attributes { mode, ..private() };
+            // The mode of a file that is there is kept.
+            host.root.remove(Path::new("/headers")).unwrap();
             host.root.write(Path::new("/headers"), text.as_bytes(), attributes).unwrap();
         };
         assert!(format!("{:#}", headers(&host).unwrap_err()).contains("[verify] headers_file: no such file"));

@@ -32,4 +32,5 @@ mod servers;
 mod sqlite_schema;
 mod starts;
 mod systemd;
+mod verify;
 mod wire;
