@@ -127,7 +127,7 @@ pub(super) async fn preparing_for_shutdown(connection: &zbus::Connection) -> zbu
     let properties = "org.freedesktop.DBus.Properties";
     let reply = connection.call_method(Some(service), path, Some(properties), "Get", &asked).await?;
     let value: OwnedVariant = reply.body().deserialize()?;
-    bool::try_from(value).map_err(Into::into)
+    bool::try_from(value)
 }
 
 /// The next item of a stream, or `None` at its end.
