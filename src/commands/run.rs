@@ -207,7 +207,7 @@ fn done(session: &mut Session, run: &Run, site: &Site) -> Outcome {
         Kind::Hex => "Done: the hexadecimal text".to_owned(),
         Kind::Config => "Done: the files".to_owned(),
     };
-    let proof = Proof::of(run, site, &session.host.settings);
+    let proof = Proof::of(run, site, &session.host);
     session.ui.set("proved", json!(proof.proved));
     session.ui.set("not_proved", json!(proof.not_proved));
     session.ui.paragraph(&proof.line(&what), 0);
