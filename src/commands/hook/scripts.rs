@@ -75,11 +75,10 @@ pub(super) fn removal(global: Global) -> Result<Exit, Failure> {
     let session = session(global, "removal")?;
     match still_open(&session)? {
         None => Ok(Exit::Done),
-        Some(id) => Err(Failure::new(
-            Exit::Interrupted,
-            anyhow!("run {id} is not finished: without keymgr-upgrade Barbican stays held"),
-        )
-        .hint("See where it stands, and finish or undo it: keymgr-upgrade status")),
+        Some(id) => {
+            Err(Failure::new(Exit::Interrupted, anyhow!("run {id} is not finished, and Barbican is held for it"))
+                .hint("It is to be finished or undone: keymgr-upgrade status"))
+        }
     }
 }
 
