@@ -9,8 +9,9 @@ use super::{
 use crate::cli::{Global, Units};
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
 use crate::error::{Exit, Failure};
+use crate::files::Root;
 use crate::hook::{Begun, Change, FORMAT, Packages, hop_path};
-use crate::journal::Lock;
+use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::settings::Hooks;
 use crate::systemd;
 
@@ -70,18 +71,14 @@ pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Refuses to be removed while a run is open.
-pub(super) fn removal(global: Global) -> Result<Exit, Failure> {
-    let session = session(global, "removal")?;
-    match still_open(&session)? {
-        None => Ok(Exit::Done),
-        Some(id) => {
-            Err(Failure::new(Exit::Interrupted, anyhow!("run {id} is not finished, and Barbican is held for it"))
-                .hint("It is to be finished or undone: keymgr-upgrade status"))
-        }
+/// Refuses to be removed while a run is open. Nothing else is asked: settings that do not parse must not keep anybody from removing us.
+pub(super) fn removal(global: &Global) -> Result<Exit, Failure> {
+    let root = Root::open(&global.root)?;
+    let Some(id) = journal::current(&root) else { return Ok(Exit::Done) };
+    let state = RunState::replay(&Journal::read(&root, &journal::run_directory(&id))?);
+    if matches!(state.phase, Phase::Done | Phase::RolledBack) {
+        return Ok(Exit::Done);
     }
-}
-
-fn still_open(session: &Session) -> Result<Option<String>, Failure> {
-    Ok(open_run(session)?.map(|run| run.id))
+    let error = anyhow!("run {id} is not finished, and Barbican is held for it");
+    Err(Failure::new(Exit::Interrupted, error).hint("It is to be finished or undone: keymgr-upgrade status"))
 }
