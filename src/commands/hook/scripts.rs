@@ -7,10 +7,11 @@ use super::{
     Session, installed as installed_packages, keep, notice, open_run, refresh, say, session, watch_over, worker, write,
 };
 use crate::cli::{Global, Units};
+use crate::command;
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
 use crate::error::{Exit, Failure};
 use crate::files::Root;
-use crate::hook::{Begun, Change, FORMAT, Packages, hop_path};
+use crate::hook::{self, Begun, Change, FORMAT, Installed, Packages, hop_path};
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::settings::Hooks;
 use crate::systemd;
@@ -24,7 +25,7 @@ pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let Some(data) = recorded(root)?.map(|record| record.release) else { return Ok(Exit::Done) };
-    let now = installed_packages(&session)?;
+    let now = while_dpkg_works()?;
     let strange: Vec<_> = now.iter().filter(|p| p.release() != Some(data.as_str())).collect();
     if strange.is_empty() || open_run(&session)?.is_some() || Lock::holder(root)?.is_some() {
         return Ok(Exit::Done);
@@ -42,6 +43,12 @@ pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
     refresh(&session);
     watch_over()?;
     Ok(Exit::Done)
+}
+
+/// Barbican's packages in the middle of dpkg's work, when its status file is behind and only its own program tells.
+fn while_dpkg_works() -> anyhow::Result<Vec<Installed>> {
+    let format = "-f=Package: ${Package}\nStatus: ${Status}\nVersion: ${Version}\n\n";
+    Ok(hook::installed(&command::run(&["dpkg-query", "--show", format], &[])?))
 }
 
 /// Says what a boot finds. Nothing is started or changed.
