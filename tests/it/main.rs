@@ -33,4 +33,5 @@ mod service;
 mod sqlite_schema;
 mod starts;
 mod systemd;
+mod verify;
 mod wire;
