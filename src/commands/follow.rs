@@ -207,7 +207,7 @@ fn outcome(root: &Root, ended: &Ended) -> Result<Exit, Failure> {
         None => "ended without a word".to_owned(),
     };
     let error = match ended.result.as_str() {
-        "timeout" => anyhow!("{UNIT} made no progress any more, and systemd ended it (timeout)"),
+        "watchdog" => anyhow!("{UNIT} made no progress any more, and systemd ended it (watchdog)"),
         result => anyhow!("{UNIT} {how} (job {}, result {result})", ended.job),
     };
     let see = format!("see there why: journalctl -u {UNIT}");
