@@ -15,7 +15,7 @@ nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint check test test-slow demo bench install clean
+.PHONY: help setup build deb lint check test test-slow demo bench install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,6 +25,14 @@ setup: ## install what the tests run against, once
 
 build: ## build the release binary
 	$(CARGO) build --locked --release
+
+# `make deb PROFILE=dev` packs the binary of the tests, for speed.
+PROFILE ?= release
+cargo_deb := $(LAB)/cargo-deb
+deb: ## build the Debian package, target/debian/*.deb
+	@PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --version >/dev/null 2>&1 || \
+	    $(CARGO) install --locked --root '$(cargo_deb)' cargo-deb
+	PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
 
 lint: ## formatting, clippy, licences: each where its tool is installed
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \

@@ -159,6 +159,9 @@ pub enum Verb {
     /// The backups
     #[command(subcommand)]
     Backup(Backup),
+    /// What keymgr-upgrade.service runs
+    #[command(hide = true)]
+    Service,
 }
 
 /// `db` verbs, named as those of barbican-db-manage.

@@ -101,7 +101,7 @@ pub struct Run {
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
     journal: Journal,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Run {
@@ -134,7 +134,7 @@ impl Run {
         let state = RunState::replay(&Journal::read(root, &directory)?);
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} begins, asked by {by}");
-        Ok(Self { id, directory, plan, state, discard: false, database: None, journal, _lock: lock })
+        Ok(Self { id, directory, plan, state, discard: false, database: None, journal, lock })
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -153,7 +153,13 @@ impl Run {
         let plan = Plan::load(root, &directory, &state)?;
         logging::keep_in(root.append(&directory.join("log"))?);
         log::info!("run {id} is taken up again");
-        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, database: None, journal, _lock: lock })
+        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, database: None, journal, lock })
+    }
+
+    /// Leaves the run as it stands, for somebody else to take up, and gives back the lock of the host.
+    #[must_use]
+    pub fn leave(self) -> Lock {
+        self.lock
     }
 
     /// Keeps the lock of the database from now on, for this run, and records the operator's word on other writers.

@@ -44,6 +44,12 @@ impl Exit {
 }
 
 impl Exit {
+    /// The one with this code.
+    #[must_use]
+    pub fn of(code: i32) -> Option<Self> {
+        Self::TABLE.iter().map(|(exit, _)| *exit).find(|exit| i32::from(*exit as u8) == code)
+    }
+
     /// The code in a word, as the state of a command that says no other.
     #[must_use]
     pub fn state(self) -> &'static str {
@@ -119,5 +125,6 @@ mod tests {
     fn codes_are_the_documented_ones_and_unique() {
         let codes: Vec<u8> = Exit::TABLE.iter().map(|(e, _)| *e as u8).collect();
         assert_eq!(codes, [0, 1, 2, 3, 4, 5, 64, 75, 255]);
+        assert_eq!([0, 4, 6, -1].map(Exit::of), [Some(Exit::Done), Some(Exit::Interrupted), None, None]);
     }
 }

@@ -19,7 +19,9 @@
 //! | `exit` | the exit code |
 //! | `next` | the command to give next, as an argument vector; empty if there is none |
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -47,6 +49,18 @@ pub struct Ui {
     bar: Option<ProgressBar>,
     /// The text is a program: what else is said stands in a remark.
     remark: bool,
+    /// All was told by the service already.
+    told: bool,
+}
+
+/// What is printed is written to these files too, standard output to the first, standard error to the second.
+static COPIES: Mutex<Option<[File; 2]>> = Mutex::new(None);
+
+/// From now on all that is printed is written to `files` too: standard output to the first, standard error to the second.
+pub fn copy_to(files: [File; 2]) {
+    if let Ok(mut copies) = COPIES.lock() {
+        *copies = Some(files);
+    }
 }
 
 impl Ui {
@@ -64,7 +78,7 @@ impl Ui {
             ("to", Value::Null),
         ];
         let object = head.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { json, verbose, colour, object, globals: Vec::new(), bar: None, remark: false }
+        Self { json, verbose, colour, object, globals: Vec::new(), bar: None, remark: false, told: false }
     }
 
     /// Options that every next command needs too, for `next`.
@@ -88,6 +102,11 @@ impl Ui {
     /// Sets a member of the JSON object.
     pub fn set(&mut self, name: &str, value: impl Into<Value>) {
         self.object.insert(name.to_owned(), value.into());
+    }
+
+    /// The service told all there is to tell, also the end: nothing more is printed.
+    pub fn was_told(&mut self) {
+        self.told = true;
     }
 
     /// A line of text; nothing in JSON.
@@ -230,6 +249,9 @@ impl Ui {
 
     /// Ends a command that was carried out: the one `Next:` line, or the JSON object.
     pub fn end(mut self, exit: Exit, next: &str) {
+        if self.told {
+            return;
+        }
         let command = format!("keymgr-upgrade {next}");
         self.close(exit, &command);
         if self.json {
@@ -265,9 +287,7 @@ impl Ui {
             self.print_object();
             return;
         }
-        let mut stderr = std::io::stderr().lock();
-        // Nobody is left to tell if this cannot be written.
-        let mut say = |line: String| writeln!(stderr, "{}", clean(&line)).ok();
+        let say = |line: String| err(&clean(&line));
         for (label, text) in std::iter::once(("error:", &text)).chain(failure.hints.iter().map(|h| ("hint:", h))) {
             for (index, line) in wrap(text, WIDTH - label.len() - 1).iter().enumerate() {
                 let label = if index == 0 { label } else { &" ".repeat(label.len()) };
@@ -298,6 +318,22 @@ fn clean(text: &str) -> String {
 /// A closed pipe (`| head`) is a quiet end, not an error.
 fn out(line: &str) {
     writeln!(std::io::stdout().lock(), "{line}").ok();
+    copy(0, line);
+}
+
+/// Nobody is left to tell if this cannot be written.
+fn err(line: &str) {
+    writeln!(std::io::stderr().lock(), "{line}").ok();
+    copy(1, line);
+}
+
+/// One write a line, so that whoever reads along sees whole ones.
+fn copy(which: usize, line: &str) {
+    if let Ok(mut copies) = COPIES.lock()
+        && let Some(file) = copies.as_mut().and_then(|files| files.get_mut(which))
+    {
+        file.write_all(format!("{line}\n").as_bytes()).ok();
+    }
 }
 
 /// Cuts a text into lines of at most `width` columns, at blanks where there are any.

@@ -4,6 +4,7 @@ mod backup;
 mod check;
 mod config;
 mod db;
+mod follow;
 mod hex;
 mod kek;
 mod locks;
@@ -12,6 +13,7 @@ mod notes;
 mod plan;
 mod run;
 mod runs;
+mod service;
 mod shell;
 mod status;
 mod units;
@@ -41,17 +43,41 @@ pub(crate) struct Session {
     host: Host,
     global: Global,
     ui: Ui,
+    /// Who asked.
+    by: String,
+    /// This is the service: nobody can be asked, and what it does it does itself.
+    in_service: bool,
+    /// Digest of the plan that was shown to who asked the service.
+    shown: Option<String>,
 }
 
 /// Carries out a command line and prints what is to be read.
-pub fn run(cli: Cli) -> Exit {
+pub fn run(mut cli: Cli) -> Exit {
     let check = matches!(cli.verb, Some(Verb::Check(_)));
+    let in_service = matches!(cli.verb, Some(Verb::Service));
+    let request =
+        if in_service { Root::open(&cli.global.root).and_then(|root| service::take(&root)) } else { Ok(None) };
+    if let Ok(Some(request)) = &request {
+        service::adopt(&mut cli.global, request);
+    }
     let ui = Ui::new(cli.global.json, cli.global.verbose).with_globals(globals(&cli.global));
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return fail(ui, error.into(), check),
+    };
     let mut session = match Session::open(cli.global, ui) {
         Ok(session) => session,
         Err((ui, failure)) => return fail(*ui, failure, check),
     };
-    match session.verb(cli.verb.unwrap_or(Verb::Status { wait: false })) {
+    session.in_service = in_service;
+    if let Some(request) = &request {
+        session.by.clone_from(&request.by);
+    }
+    let result = match cli.verb {
+        Some(Verb::Service) => service::service(&mut session, request),
+        verb => session.verb(verb.unwrap_or(Verb::Status { wait: false })),
+    };
+    match result {
         Ok((exit, next)) => {
             session.ui.end(exit, &next);
             exit
@@ -128,7 +154,7 @@ impl Session {
             Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui }),
+            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None }),
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }
@@ -151,6 +177,8 @@ impl Session {
             Verb::Config(verb) => config::config(self, verb),
             Verb::Units(verb) => units::units(self, verb),
             Verb::Backup(verb) => backup::backup(self, verb),
+            // Not a verb of anybody's session: it is the service's whole command line.
+            Verb::Service => service::service(self, None),
         }
     }
 

@@ -4,9 +4,9 @@ use anyhow::{Context as _, anyhow};
 
 use super::locks::Locks;
 use super::look::{Look, look};
-use super::plan::{summary, who};
+use super::plan::summary;
 use super::runs::{fit_record, following};
-use super::{Outcome, Session, check};
+use super::{Outcome, Session, check, follow};
 use crate::approval::Approval;
 use crate::cli::{Target, Word};
 use crate::db::{Access, Ledger};
@@ -17,6 +17,7 @@ use crate::finding::Severity;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
+use crate::request::Asked;
 use crate::step::{CodeAwaited, NewData, Step, Undo};
 use crate::ui::Ui;
 
@@ -48,12 +49,22 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         return Ok((Exit::Done, "status".to_owned()));
     }
     let (digest, writes) = look.draft.as_ref().map_or_else(|_| Default::default(), |d| (d.plan.digest(), d.writes));
-    if asked != Some(digest.as_str()) {
+    if session.shown.as_ref().is_some_and(|shown| *shown != digest) {
+        let error = anyhow!("the plan changed while you were asked; nothing was done");
+        let next = format!("upgrade {}", look.arguments());
+        return Err(Failure::new(Exit::Blocked, error).hint("look at it anew, and say yes again").next(next));
+    }
+    if session.shown.is_none() && asked != Some(digest.as_str()) {
         summary(&mut session.ui, &look);
         if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
             session.ui.line("Nothing was done.");
             return Ok((Exit::Done, format!("plan {}", look.arguments())));
         }
+    }
+    if let Some(systemd) = follow::service(session)? {
+        let asked = Asked::Upgrade { to: target.to.clone(), fast_forward: target.fast_forward, plan: digest };
+        let word = locks.word;
+        return follow::carried_out(session, &systemd, locks.host, asked, word);
     }
     if writes && locks.lock_database(&look.deployment.site, look.deployment.revision())? {
         session.ui.line("Another run had the database until now: looking again.");
@@ -74,9 +85,9 @@ fn carry_out(session: &mut Session, look: Look, locks: Locks) -> Outcome {
         return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
     }
     let (by, accepted) = match approval {
-        Some(approval) if approval.by == who() => (who(), approval.accepted),
-        Some(approval) => (format!("{}, approved by {}", who(), approval.by), approval.accepted),
-        None => (who(), Vec::new()),
+        Some(approval) if approval.by == session.by => (session.by.clone(), approval.accepted),
+        Some(approval) => (format!("{}, approved by {}", session.by, approval.by), approval.accepted),
+        None => (session.by.clone(), Vec::new()),
     };
     begin(session, locks, plan, deployment, &accepted, &by)
 }
@@ -110,7 +121,7 @@ pub(super) fn begin(
     };
     engine::stop_at_step_borders().context("handling signals")?;
     let mut run = Run::begin(&session.host.root, locks.host, plan, &baseline, accepted, by)?;
-    run.guard(locks.database, locks.word.writers_stopped, &who()).map_err(|e| open(e.into()))?;
+    run.guard(locks.database, locks.word.writers_stopped, &session.by).map_err(|e| open(e.into()))?;
     // The operator's word is for one run.
     Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
     forward(session, run, deployment.site, true).map_err(open)
@@ -275,9 +286,9 @@ fn site(session: &mut Session, plan: &Plan) -> Result<Site, Failure> {
 }
 
 /// The lock of the database, where the run needs it, and the operator's word on other writers.
-fn guard(run: &mut Run, site: &Site, word: Word) -> Result<(), Failure> {
+fn guard(session: &Session, run: &mut Run, site: &Site, word: Word) -> Result<(), Failure> {
     let lock = if run.needs_lock() { site.lock(Some(&run.id))? } else { None };
-    Ok(run.guard(lock, word.writers_stopped, &who())?)
+    Ok(run.guard(lock, word.writers_stopped, &session.by)?)
 }
 
 /// The lock, to go on with a run or to undo it.
@@ -293,6 +304,9 @@ pub(super) fn resume(session: &mut Session, accept_changes: bool, word: Word) ->
         session.ui.set("changed", false);
         return Ok((Exit::Done, "status".to_owned()));
     };
+    if let Some(systemd) = follow::service(session)? {
+        return follow::carried_out(session, &systemd, lock, Asked::Resume { accept_changes }, word);
+    }
     engine::stop_at_step_borders().context("handling signals")?;
     taken_up(session, Locks::of(lock, word), &id, &state, accept_changes).map_err(open)
 }
@@ -307,7 +321,7 @@ fn taken_up(session: &mut Session, locks: Locks, id: &str, state: &RunState, acc
         return back(session, run, word, "resumed");
     }
     let site = site(session, &run.plan)?;
-    guard(&mut run, &site, word)?;
+    guard(session, &mut run, &site, word)?;
     let code = run.plan.code();
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
     let acted = code.is_some_and(|c| (c + 1..run.plan.steps.len()).any(|i| run.state.get(i).undo.is_some()));
@@ -390,7 +404,6 @@ pub(super) fn rollback(session: &mut Session, discard_new_data: bool, abandon: b
         session.ui.set("changed", false);
         return Ok((Exit::Done, "status".to_owned()));
     };
-    engine::stop_at_step_borders().context("handling signals")?;
     let result = undo(session, Locks::of(lock, word), &id, discard_new_data, yes);
     if open_run.is_some() { result.map_err(open) } else { result }
 }
@@ -411,14 +424,22 @@ fn undo(session: &mut Session, locks: Locks, id: &str, discard_new_data: bool, y
             new_data(&run, &site)?;
         }
     }
-    session.ui.line(format!("Undoing run {id}: data and files as they were when it began."));
+    if !session.in_service {
+        session.ui.line(format!("Undoing run {id}: data and files as they were when it began."));
+    }
     if !session.confirm(yes, "Proceed?", "rollback")? {
         session.ui.line("Nothing was done.");
         return Ok((Exit::Done, "status".to_owned()));
     }
     drop(site);
+    if let Some(systemd) = follow::service(session)? {
+        let asked = Asked::Rollback { discard_new_data };
+        return follow::carried_out(session, &systemd, run.leave(), asked, word);
+    }
     run.discard = discard_new_data;
-    back(session, run, word, &format!("asked by {}", who()))
+    engine::stop_at_step_borders().context("handling signals")?;
+    let why = format!("asked by {}", session.by);
+    back(session, run, word, &why)
 }
 
 /// Looks whether every step can be undone, before any is.
@@ -494,7 +515,7 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
 
 fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
     let mut site = site(session, &run.plan)?;
-    guard(&mut run, &site, word)?;
+    guard(session, &mut run, &site, word)?;
     let Session { host, ui, .. } = &mut *session;
     let result = run.back(&mut run.context(host, &mut site), why, &mut |p| ui.progress(&p));
     about(&mut session.ui, &run);

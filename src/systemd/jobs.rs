@@ -183,7 +183,7 @@ impl Systemd {
         Ok(())
     }
 
-    async fn signals(&self, unit: &str) -> Result<JobRemovedStream> {
+    pub(super) async fn signals(&self, unit: &str) -> Result<JobRemovedStream> {
         // The unit is the third argument of the signal.
         let signals = self.manager.receive_job_removed_with_args(&[(2, unit)]).await;
         Ok(signals.with_context(|| format!("listening for jobs of {unit}"))?)
@@ -267,7 +267,7 @@ fn count(length: usize) -> u32 {
 }
 
 /// systemd's refusal of a job: masked, not found, RefuseManualStop=...
-fn refused(unit: &str, error: zbus::Error) -> Error {
+pub(super) fn refused(unit: &str, error: zbus::Error) -> Error {
     if let zbus::Error::MethodError(_, Some(text), _) = error {
         return Error::JobFailed {
             unit: unit.to_owned(),

@@ -6,6 +6,7 @@ mod bus;
 mod cgroup;
 mod environment;
 mod jobs;
+mod launch;
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use zbus::OwnedObjectPath;
 use crate::files::Root;
 use crate::units::full_name;
 use bus::{Exec, ManagerProxy, Properties};
+pub use launch::{Ended, Launch};
 
 /// How long systemd may take for one call. A daemon-reload on a busy host takes many seconds.
 const CALL: Duration = Duration::from_secs(90);
@@ -154,7 +156,7 @@ pub fn running() -> bool {
 /// A connection to systemd.
 ///
 /// Units are named with or without `.service`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Systemd {
     connection: zbus::Connection,
     manager: ManagerProxy<'static>,
