@@ -162,6 +162,34 @@ pub enum Verb {
     /// What keymgr-upgrade.service runs
     #[command(hide = true)]
     Service,
+    /// What the hooks of the package manager call
+    #[command(hide = true)]
+    Hook {
+        /// Which one
+        #[arg(value_enum)]
+        name: Hook,
+    },
+}
+
+/// The hooks, by what calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hook {
+    /// apt, before it unpacks (DPkg::Pre-Install-Pkgs)
+    AptGate,
+    /// apt and dpkg, after their work (Post-Invoke)
+    AptWork,
+    /// dpkg, before its work, where no apt stands above it
+    DpkgPre,
+    /// Our package's trigger on Barbican's code
+    Trigger,
+    /// keymgr-upgrade-watch.service
+    Watch,
+    /// keymgr-upgrade-boot.service
+    Boot,
+    /// Our package's postinst
+    Installed,
+    /// Our package's prerm, before it is removed
+    Removal,
 }
 
 /// `db` verbs, named as those of barbican-db-manage.

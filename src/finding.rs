@@ -236,6 +236,11 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
             }
         }
     }
+    if deployment.configures_database {
+        let title = "debconf has barbican/configure_db as true: the packages migrate while services run";
+        let remedy = "echo barbican-common barbican/configure_db boolean false | debconf-set-selections";
+        all.push(Finding::fail("configure-db", title).remedy(remedy));
+    }
     mid_hop(case, all);
 }
 

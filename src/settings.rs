@@ -25,6 +25,26 @@ pub enum Way {
     FastForward,
 }
 
+/// What the hooks of the package manager do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// Refuse what is not allowed, and carry out what is.
+    On,
+    /// Refuse what is not allowed, and do nothing else.
+    Gate,
+    /// Nothing.
+    Off,
+}
+
+/// What the hooks do about an update within one release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameRelease {
+    /// Let it pass.
+    Ignore,
+    /// Let it pass, and do then what is left to do.
+    Run,
+}
+
 /// The settings, checked; what is not set has its default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -36,6 +56,12 @@ pub struct Settings {
     pub acknowledged: Vec<String>,
     /// `[upgrade] orphans`.
     pub orphans: Orphans,
+    /// `[hooks] mode`.
+    pub hooks: Hooks,
+    /// `[hooks] same_release`.
+    pub same_release: SameRelease,
+    /// `[hooks] follow`: how long apt waits for the upgrade after its packages are configured.
+    pub follow: Duration,
     /// `[barbican] config_file`.
     pub config_file: PathBuf,
     /// `[barbican] paste_file`.
@@ -69,6 +95,9 @@ impl Default for Settings {
             release: None,
             acknowledged: Vec::new(),
             orphans: Orphans::Refuse,
+            hooks: Hooks::On,
+            same_release: SameRelease::Ignore,
+            follow: Duration::from_secs(600),
             config_file: PathBuf::from("/etc/barbican/barbican.conf"),
             paste_file: PathBuf::from("/etc/barbican/barbican-api-paste.ini"),
             units: Vec::new(),
@@ -137,6 +166,13 @@ impl Settings {
             ("upgrade", "orphans") => {
                 self.orphans = one_of(value, &[("refuse", Orphans::Refuse), ("null", Orphans::Null)])?;
             }
+            ("hooks", "mode") => {
+                self.hooks = one_of(value, &[("on", Hooks::On), ("gate", Hooks::Gate), ("off", Hooks::Off)])?;
+            }
+            ("hooks", "same_release") => {
+                self.same_release = one_of(value, &[("ignore", SameRelease::Ignore), ("run", SameRelease::Run)])?;
+            }
+            ("hooks", "follow") => self.follow = duration(value)?,
             ("barbican", "config_file") => self.config_file = absolute(value)?,
             ("barbican", "paste_file") => self.paste_file = absolute(value)?,
             ("barbican", "units") => self.units = if value == "auto" { Vec::new() } else { list(value) },

@@ -104,6 +104,12 @@ impl Ui {
         self.object.insert(name.to_owned(), value.into());
     }
 
+    /// A member of the JSON object, where it is set.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
     /// The service told all there is to tell, also the end: nothing more is printed.
     pub fn was_told(&mut self) {
         self.told = true;
@@ -319,6 +325,31 @@ fn clean(text: &str) -> String {
 fn out(line: &str) {
     writeln!(std::io::stdout().lock(), "{line}").ok();
     copy(0, line);
+}
+
+/// Who speaks, where others speak on the same screen.
+const SPEAKER: &str = "keymgr-upgrade: ";
+
+/// Where a hook's words go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// A paragraph of a hook, which speaks between the lines of the package manager: each line says who it is, and is indented by `indent`.
+pub fn speak(stream: Stream, text: &str, indent: usize) {
+    for line in wrap(text, WIDTH - SPEAKER.len() - indent) {
+        let line = clean(&format!("{SPEAKER}{:indent$}{line}", ""));
+        if stream == Stream::Out { out(&line) } else { err(&line) }
+    }
+}
+
+/// A line that is shown on the package manager's screen as it is.
+pub fn pass_on(line: &str) {
+    out(&clean(line));
 }
 
 /// Nobody is left to tell if this cannot be written.

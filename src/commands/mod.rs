@@ -6,6 +6,7 @@ mod config;
 mod db;
 mod follow;
 mod hex;
+mod hook;
 mod kek;
 mod locks;
 mod look;
@@ -28,6 +29,7 @@ use crate::deployment::{Deployment, Depth, Host, Site, Untold};
 use crate::engine;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
+use crate::hook::Packages;
 use crate::ini;
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::release::{Catalogue, LookupError, Release};
@@ -49,11 +51,20 @@ pub(crate) struct Session {
     in_service: bool,
     /// Digest of the plan that was shown to who asked the service.
     shown: Option<String>,
+    /// The package work that a run is opened for.
+    packages: Option<Packages>,
 }
 
 /// Carries out a command line and prints what is to be read.
 pub fn run(mut cli: Cli) -> Exit {
+    if let Some(Verb::Hook { name }) = cli.verb {
+        return hook::hook(cli.global, name);
+    }
     let check = matches!(cli.verb, Some(Verb::Check(_)));
+    let changes = matches!(
+        cli.verb,
+        Some(Verb::Upgrade { .. } | Verb::Resume { .. } | Verb::Rollback { .. } | Verb::Units(_) | Verb::Service)
+    );
     let in_service = matches!(cli.verb, Some(Verb::Service));
     let request =
         if in_service { Root::open(&cli.global.root).and_then(|root| service::take(&root)) } else { Ok(None) };
@@ -77,6 +88,9 @@ pub fn run(mut cli: Cli) -> Exit {
         Some(Verb::Service) => service::service(&mut session, request),
         verb => session.verb(verb.unwrap_or(Verb::Status { wait: false })),
     };
+    if changes {
+        hook::refresh(&session);
+    }
     match result {
         Ok((exit, next)) => {
             session.ui.end(exit, &next);
@@ -154,7 +168,7 @@ impl Session {
             Ok(Host { root, settings, module, allow_network_db, worker })
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None }),
+            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None, packages: None }),
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }
@@ -179,6 +193,7 @@ impl Session {
             Verb::Backup(verb) => backup::backup(self, verb),
             // Not a verb of anybody's session: it is the service's whole command line.
             Verb::Service => service::service(self, None),
+            Verb::Hook { name } => Ok((hook::hook(self.global.clone(), name), String::new())),
         }
     }
 

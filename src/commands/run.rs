@@ -76,7 +76,7 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
     carry_out(session, look, locks)
 }
 
-fn carry_out(session: &mut Session, look: Look, locks: Locks) -> Outcome {
+pub(super) fn carry_out(session: &mut Session, look: Look, locks: Locks) -> Outcome {
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
     let names = crate::units::names(&session.host.settings.units)?;
@@ -124,6 +124,7 @@ pub(super) fn begin(
     run.guard(locks.database, locks.word.writers_stopped, &session.by).map_err(|e| open(e.into()))?;
     // The operator's word is for one run.
     Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
+    super::hook::opened(session, &run.id).map_err(open)?;
     forward(session, run, deployment.site, true).map_err(open)
 }
 

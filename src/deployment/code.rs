@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::files::Root;
+use crate::hook::{self, Installed, Packages};
 use crate::release::{Catalogue, LookupError, PythonVersion};
 use crate::settings::Settings;
 
@@ -67,6 +68,35 @@ pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
         Err(error) => (None, Some(error)),
     };
     Ok(Code::At { release, unknown, version, how, python })
+}
+
+/// Barbican's packages that dpkg has, at least in part; none where there is no dpkg.
+///
+/// # Errors
+/// If its status file cannot be read.
+pub fn installed_packages(root: &Root) -> Result<Vec<Installed>> {
+    let status = root.read_text(Path::new("/var/lib/dpkg/status"))?;
+    Ok(status.as_deref().map(hook::installed).unwrap_or_default())
+}
+
+/// Whether a package manager is at work whose hook called us, or that a run waits for.
+///
+/// # Errors
+/// If the record of it cannot be read.
+pub fn package_work(root: &Root) -> Result<bool> {
+    let path = hook::packages_path();
+    Ok(root.exists(&path) && root.read_json::<Packages>(&path)?.process.is_alive())
+}
+
+/// Whether debconf has `barbican/configure_db` as true: then the packages' own script migrates the database, with the services up.
+///
+/// # Errors
+/// If debconf's database cannot be read.
+pub(super) fn configures_database(root: &Root) -> Result<bool> {
+    let Some(text) = root.read_text(Path::new("/var/cache/debconf/config.dat"))? else { return Ok(false) };
+    let asked = |item: &&str| item.lines().any(|line| line == "Name: barbican/configure_db");
+    let item = text.split("\n\n").find(asked);
+    Ok(item.is_some_and(|item| item.lines().any(|line| line == "Value: true")))
 }
 
 /// What dpkg says of barbican's packages.
@@ -164,6 +194,25 @@ mod tests {
 
     fn look(dir: &Path, settings: &Settings) -> Result<Code> {
         installed_code(&Root::open(dir).unwrap(), settings)
+    }
+
+    #[test]
+    fn what_debconf_was_told_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert!(!configures_database(&root).unwrap());
+        for (value, wanted) in [("true", true), ("false", false)] {
+            put(
+                dir.path(),
+                "var/cache/debconf/config.dat",
+                &format!(
+                    "Name: barbican/auth-host\nTemplate: barbican/auth-host\nOwners: barbican-common\n\n\
+                     Name: barbican/configure_db\nTemplate: barbican/configure_db\nValue: {value}\n\
+                     Owners: barbican-common\nFlags: seen\n\nName: nova/configure_db\nValue: true\n\n"
+                ),
+            );
+            assert_eq!(configures_database(&root).unwrap(), wanted);
+        }
     }
 
     #[test]

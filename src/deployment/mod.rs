@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use secrecy::ExposeSecret as _;
 
-pub use code::{Code, installed_code};
+pub use code::{Code, installed_code, installed_packages, package_work};
 pub use identify::{Identified, identify};
 pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
@@ -78,6 +78,8 @@ pub struct Deployment {
     pub running: Vec<String>,
     /// Whether barbican units are installed on this host; no on an image.
     pub has_units: bool,
+    /// The packages' own script migrates the database, with the services up.
+    pub configures_database: bool,
     /// Free bytes where backups go.
     pub free: u64,
     /// How to reach it all.
@@ -170,6 +172,7 @@ impl Deployment {
             held: crate::units::held(root, &names)?,
             running: site.to_run(host, &names)?,
             has_units: site.has_units(),
+            configures_database: code::configures_database(root)?,
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,
             site,

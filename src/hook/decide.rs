@@ -164,7 +164,8 @@ mod tests {
     }
 
     fn there(version: &str) -> Vec<Installed> {
-        let one = |package: &str| Installed { package: package.into(), version: version.into(), state: "installed".into() };
+        let one =
+            |package: &str| Installed { package: package.into(), version: version.into(), state: "installed".into() };
         vec![one("barbican-common"), one("barbican-api")]
     }
 
@@ -189,10 +190,14 @@ mod tests {
         assert_eq!(verdict(&[], &there(OLD)), Verdict::Pass);
         assert_eq!(verdict(&go(None, Some(NEW)), &[]), Verdict::Pass, "a new installation");
         assert_eq!(verdict(&go(Some(OLD), None), &there(OLD)), Verdict::Pass, "a removal");
-        assert!(matches!(verdict(&go(Some(OLD), Some("1:15.0.1-2.1")), &there(OLD)), Verdict::Same(r) if r.id == "zed"));
+        assert!(
+            matches!(verdict(&go(Some(OLD), Some("1:15.0.1-2.1")), &there(OLD)), Verdict::Same(r) if r.id == "zed")
+        );
         assert!(matches!(verdict(&go(Some(OLD), Some(OLD)), &there(OLD)), Verdict::Same(_)), "a reinstallation");
         for (new, pre) in [(NEW, false), ("1:16.0.0~rc1-1", true)] {
-            let Verdict::Upgrade { to, from, pre_release } = verdict(&go(Some(OLD), Some(new)), &there(OLD)) else { panic!() };
+            let Verdict::Upgrade { to, from, pre_release } = verdict(&go(Some(OLD), Some(new)), &there(OLD)) else {
+                panic!()
+            };
             assert_eq!((to.id.as_str(), from.as_deref(), pre_release), ("2023.1", Some("zed"), pre));
         }
         // Going down is an upgrade that the look will refuse.
@@ -211,7 +216,8 @@ mod tests {
             let Verdict::Refuse(text) = decide(&go(Some(OLD), Some(new)), &there(OLD), None) else { panic!() };
             assert!(text.contains(why), "{text}");
         }
-        let mixed = [change("barbican-common", Some(OLD), Some(NEW)), change("barbican-api", Some(OLD), Some("1:20.0.0-3"))];
+        let mixed =
+            [change("barbican-common", Some(OLD), Some(NEW)), change("barbican-api", Some(OLD), Some("1:20.0.0-3"))];
         let Verdict::Refuse(text) = decide(&mixed, &there(OLD), None) else { panic!() };
         assert!(text.contains("at once"), "{text}");
     }
@@ -219,7 +225,8 @@ mod tests {
     #[test]
     fn an_open_run_lets_only_its_own_code_through() {
         let verdict = |changes: &[Change], awaits| decide(changes, &there(OLD), Some(&run(awaits)));
-        let (up, down, further) = (go(Some(OLD), Some(NEW)), go(Some(NEW), Some(OLD)), go(Some(OLD), Some("1:20.0.0-3")));
+        let (up, down, further) =
+            (go(Some(OLD), Some(NEW)), go(Some(NEW), Some(OLD)), go(Some(OLD), Some("1:20.0.0-3")));
         assert_eq!(verdict(&up, Awaits::New), Verdict::Adopt);
         assert_eq!(verdict(&down, Awaits::Old), Verdict::Adopt);
         for (changes, awaits) in [

@@ -179,8 +179,7 @@ mod tests {
             old: old.map(str::to_owned),
             new: Some("1:16.0.1-1".into()),
         };
-        let changes =
-            [change("barbican-common", Some("1:15.0.1-2")), change("barbican-api", Some("1:15.0.1-2"))];
+        let changes = [change("barbican-common", Some("1:15.0.1-2")), change("barbican-api", Some("1:15.0.1-2"))];
         let both = |common: (&str, &str), api: (&str, &str)| {
             status(&[
                 ("barbican-common", &format!("install ok {}", common.1), common.0),

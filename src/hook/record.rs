@@ -19,6 +19,8 @@ pub enum Begun {
     Opened,
     /// A run waited for it already.
     Adopted,
+    /// It stays within the release; what is left to do is to be done afterwards.
+    Passed,
     /// No gate was asked: the code was seen when it was there.
     Bypassed,
 }

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Applied, Context, Observed, Undo};
 use crate::command;
 use crate::db::Access;
-use crate::deployment::{Code, held_path, installed_code};
+use crate::deployment::{Code, held_path, installed_code, package_work};
 use crate::journal::private;
 use crate::units;
 
@@ -132,6 +132,10 @@ pub(super) fn observe_code(context: &Context<'_>, release: &str) -> Result<Obser
 
 /// Installs the code by the configured command, or says that it is awaited.
 pub(super) fn install(context: &Context<'_>, release: &str) -> Result<Applied> {
+    if package_work(context.root())? {
+        // A hook of the package manager called us: it goes on when we are out of its way.
+        return Ok(Applied::Waiting(release.to_owned()));
+    }
     let Some(line) = &context.settings().upgrade_command else { return Ok(Applied::Waiting(release.to_owned())) };
     run_code_command(line, &context.from, release).context("[code] upgrade_command")?;
     if !matches!(observe_code(context, release)?, Observed::After(_)) {

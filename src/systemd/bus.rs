@@ -32,6 +32,9 @@ pub(super) trait Manager {
     ) -> zbus::Result<Vec<(String, String, String)>>;
     fn unmask_unit_files(&self, files: &[String], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
 
+    #[zbus(property)]
+    fn system_state(&self) -> zbus::Result<String>;
+
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
@@ -85,6 +88,16 @@ impl Properties {
         let microseconds: u64 = self.take(name)?;
         Ok((microseconds != u64::MAX).then(|| Duration::from_micros(microseconds)))
     }
+}
+
+/// Whether logind has begun a shutdown (org.freedesktop.login1(5)).
+pub(super) async fn preparing_for_shutdown(connection: &zbus::Connection) -> zbus::Result<bool> {
+    let (service, path) = ("org.freedesktop.login1", "/org/freedesktop/login1");
+    let asked = ("org.freedesktop.login1.Manager", "PreparingForShutdown");
+    let properties = "org.freedesktop.DBus.Properties";
+    let reply = connection.call_method(Some(service), path, Some(properties), "Get", &asked).await?;
+    let value: OwnedVariant = reply.body().deserialize()?;
+    bool::try_from(value).map_err(Into::into)
 }
 
 /// The next item of a stream, or `None` at its end.

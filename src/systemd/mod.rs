@@ -221,6 +221,17 @@ impl Systemd {
         zbus::block_on(self.reload_now())
     }
 
+    /// Whether the host is being shut down, as far as systemd and logind tell.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        zbus::block_on(async {
+            let state = self.manager.system_state().await;
+            // A shutdown that an inhibitor holds up has not reached systemd yet. Without a logind there is none.
+            let logind = bus::preparing_for_shutdown(&self.connection).await;
+            state.is_ok_and(|state| state == "stopping") || logind.unwrap_or(false)
+        })
+    }
+
     async fn reload_now(&self) -> Result<()> {
         log::info!("reloading systemd");
         Ok(self.manager.reload().await.context("reloading systemd")?)

@@ -1,0 +1,88 @@
+//! What our package's own scripts and the boot call.
+
+use anyhow::anyhow;
+
+use super::super::units;
+use super::{
+    Session, installed as installed_packages, keep, notice, open_run, refresh, say, session, watch_over, worker, write,
+};
+use crate::cli::{Global, Units};
+use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
+use crate::error::{Exit, Failure};
+use crate::hook::{Begun, Change, FORMAT, Packages, hop_path};
+use crate::journal::Lock;
+use crate::settings::Hooks;
+use crate::systemd;
+
+/// Barbican's code was unpacked. Where no gate was asked, and it is of another release than the data, services are held at once: the scripts of
+/// the packages are about to start them again.
+pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
+    let mut session = session(global, "dpkg")?;
+    let root = &session.host.root;
+    if session.host.settings.hooks != Hooks::On || !systemd::running() {
+        return Ok(Exit::Done);
+    }
+    let Some(data) = recorded(root)?.map(|record| record.release) else { return Ok(Exit::Done) };
+    let now = installed_packages(&session)?;
+    let strange: Vec<_> = now.iter().filter(|p| p.release() != Some(data.as_str())).collect();
+    if strange.is_empty() || open_run(&session)?.is_some() || Lock::holder(root)?.is_some() {
+        return Ok(Exit::Done);
+    }
+    let changes =
+        strange.iter().map(|p| Change { package: p.package.clone(), old: None, new: Some(p.version.clone()) });
+    let changes = changes.collect();
+    let (process, locked) = worker()?;
+    let command = crate::process::argv(process.pid).join(" ");
+    units::units(&mut session, Units::Hold)?;
+    let record = Packages { format: FORMAT, process, locked, command, begun: Begun::Bypassed, run: None, changes };
+    keep(&session.host.root, &record)?;
+    say("Barbican's code is of another release than its data: its services are held.");
+    say("They stay down until the packages are configured and the data is upgraded.");
+    refresh(&session);
+    watch_over()?;
+    Ok(Exit::Done)
+}
+
+/// Says what a boot finds. Nothing is started or changed.
+pub(super) fn boot(global: Global) -> Result<Exit, Failure> {
+    let session = session(global, "boot")?;
+    for line in notice::lines(&session)? {
+        say(line);
+    }
+    refresh(&session);
+    Ok(Exit::Done)
+}
+
+/// Records the release that the data is at, if that can be told now: later, with other code there, it may not be. Says nothing.
+pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
+    let session = session(global, "installation")?;
+    let root = &session.host.root;
+    if recorded(root)?.is_some() || root.exists(&hop_path()) || open_run(&session)?.is_some() {
+        return Ok(Exit::Done);
+    }
+    let Ok(deployment) = Deployment::look(&session.host, None, Depth::Shallow) else { return Ok(Exit::Done) };
+    let from = deployment.from.release;
+    let fits = deployment.revision().is_some() && !deployment.from.mid_hop;
+    if fits && matches!(&deployment.code, Code::At { release: Some(code), .. } if *code == from.id) {
+        let record = Recorded { format: 1, release: from.id.clone(), run: "installation".to_owned() };
+        write(root, &record_path(), &record)?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Refuses to be removed while a run is open.
+pub(super) fn removal(global: Global) -> Result<Exit, Failure> {
+    let session = session(global, "removal")?;
+    match still_open(&session)? {
+        None => Ok(Exit::Done),
+        Some(id) => Err(Failure::new(
+            Exit::Interrupted,
+            anyhow!("run {id} is not finished: without keymgr-upgrade Barbican stays held"),
+        )
+        .hint("See where it stands, and finish or undo it: keymgr-upgrade status")),
+    }
+}
+
+fn still_open(session: &Session) -> Result<Option<String>, Failure> {
+    Ok(open_run(session)?.map(|run| run.id))
+}

@@ -1,0 +1,207 @@
+//! After package work: go on where everything is there, put it back where nothing was unpacked, else hold and say so.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::anyhow;
+
+use super::super::follow::{self, Followed, View};
+use super::super::run;
+use super::{Session, installed, open_run, packages, say, session};
+use crate::cli::{Global, Word};
+use crate::error::{Exit, Failure};
+use crate::hook::{Awaits, Begun, OpenRun, Packages, Standing, packages_path, standing};
+use crate::journal::Lock;
+use crate::process::FRONTEND;
+use crate::request::{Asked, Request};
+use crate::systemd::Systemd;
+use crate::ui::{pass_on, speak};
+
+/// After the work of the apt or dpkg above us; never a reason for it to fail.
+pub(super) fn after(global: Global) -> Result<Exit, Failure> {
+    // Of nearly all package work there is no record, and nothing more to look at.
+    let root = crate::files::Root::open(&global.root)?;
+    let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
+    if !record.process.is_above_us() {
+        return Ok(Exit::Done);
+    }
+    let mut session = session(global, &record.command)?;
+    let next = next(&session, &record)?;
+    match next {
+        Next::Nothing => {}
+        Next::PutBack => say("nothing was unpacked; Barbican is started again when the package manager has ended."),
+        Next::Held(words) => held(&words, &record),
+        Next::GoOn(asked) => {
+            if Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping() {
+                say("the host is being shut down: the upgrade goes on by hand. Services stay held.");
+                say("Next: keymgr-upgrade resume");
+                return Ok(Exit::Done);
+            }
+            let limit = session.host.settings.follow;
+            go_on(&mut session, asked, &record, limit)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What is to be done about package work that has ended, or is about to.
+enum Next {
+    /// Nothing.
+    Nothing,
+    /// Nothing was unpacked: undo what was done before.
+    PutBack,
+    /// All is there. `None`: an upgrade of what is left to do.
+    GoOn(Option<Asked>),
+    /// Half way: with what is in between.
+    Held(String),
+}
+
+fn next(session: &Session, record: &Packages) -> Result<Next, Failure> {
+    if Lock::holder(&session.host.root)?.is_some() {
+        // Somebody is at work already.
+        return Ok(Next::Nothing);
+    }
+    let now = installed(session)?;
+    let target = record.changes.iter().find_map(|c| c.new.as_deref());
+    let found = target.and_then(|version| crate::release::Catalogue::embedded().ok()?.by_version(version).ok());
+    let going_to = found.map(|found| found.release.id.as_str()).unwrap_or_default();
+    let Some(run) = open_run(session)? else {
+        return Ok(match (record.begun, standing(&record.changes, &now, going_to)) {
+            (Begun::Passed | Begun::Bypassed, Standing::There) => Next::GoOn(None),
+            (Begun::Bypassed, Standing::Between(words)) => Next::Held(words),
+            _ => Next::Nothing,
+        });
+    };
+    if record.run.as_deref() != Some(run.id.as_str()) {
+        return Ok(Next::Nothing);
+    }
+    Ok(of_run(record, &run, &standing(&record.changes, &now, run.awaited().unwrap_or(&run.to))))
+}
+
+fn of_run(record: &Packages, run: &OpenRun, standing: &Standing) -> Next {
+    match (standing, run.awaits) {
+        (Standing::There, Awaits::New) => Next::GoOn(Some(Asked::Resume { accept_changes: false })),
+        (Standing::There, Awaits::Old) => Next::GoOn(Some(Asked::Rollback { discard_new_data: false })),
+        // Only what our own gate began is undone, and only while nothing can have been changed.
+        (Standing::Untouched, _) if record.begun == Begun::Opened && !run.past_code => Next::PutBack,
+        (Standing::Between(words), _) => Next::Held(words.clone()),
+        _ => Next::Nothing,
+    }
+}
+
+fn held(words: &str, record: &Packages) {
+    say(format!("HELD: Barbican's packages are half way: {words}"));
+    say("Services stay down until they are configured. Then the upgrade goes on.");
+    let next = if record.run.is_some() { "resume" } else { "upgrade" };
+    say(format!("Next: apt-get -f install, then keymgr-upgrade {next}"));
+}
+
+/// Has the service go on, and shows it as long as `limit` allows.
+fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: Duration) -> Result<Exit, Failure> {
+    let root = &session.host.root;
+    let quiet = limit.is_zero();
+    session.in_service = false;
+    let Some(systemd) = follow::service(session)? else {
+        let error = anyhow!("{} is not there to go on with the upgrade; services stay held", follow::UNIT);
+        return Err(Failure::new(Exit::Interrupted, error).next("resume"));
+    };
+    let Some(asked) = asked else {
+        root.remove(&packages_path())?;
+        systemd.launch(follow::UNIT).map_err(anyhow::Error::from)?;
+        if !quiet {
+            say(format!("packages configured; {} does what is left. See: keymgr-upgrade status", follow::UNIT));
+        }
+        return Ok(Exit::Done);
+    };
+    let lock = session.lock("the hook of apt and dpkg")?;
+    let mut global = session.global.clone();
+    global.json = false;
+    let request = Request::new(asked, &record.command, &global);
+    if !quiet {
+        say(format!("packages configured; following {}", follow::UNIT));
+    }
+    let (mut out, mut err) = (Screen::default(), Screen::default());
+    let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
+    let followed = follow::ask(&systemd, root, lock, &request, view)?;
+    match followed {
+        Followed::Ended(exit) => {
+            if exit == Exit::Done {
+                root.remove(&packages_path())?;
+            }
+            Ok(exit)
+        }
+        Followed::Left | Followed::Late => {
+            if !quiet {
+                say(format!("{} works on. See: keymgr-upgrade status --wait", follow::UNIT));
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// Waits until the package manager is gone, and sees to it that nothing is left half done.
+pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
+    let root = crate::files::Root::open(&global.root)?;
+    let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
+    record.process.wait(record.locked.then_some(Path::new(FRONTEND)))?;
+    // Another one may have begun meanwhile, with a record of its own.
+    let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
+    if record.process.is_alive() && !record.locked {
+        return watch(global);
+    }
+    let mut session = session(global, &record.command)?;
+    let exit = match next(&session, &record)? {
+        Next::Nothing => Exit::Done,
+        Next::GoOn(asked) => go_on(&mut session, asked, &record, Duration::ZERO)?,
+        Next::PutBack => {
+            say("nothing was unpacked: Barbican is started again, as it was");
+            let (exit, _) = run::rollback(&mut session, false, false, Word::default(), true)?;
+            exit
+        }
+        Next::Held(words) => {
+            held(&words, &record);
+            Exit::Done
+        }
+    };
+    if open_run(&session)?.is_none() && !matches!(record.begun, Begun::Bypassed) {
+        session.host.root.remove(&packages_path())?;
+    }
+    super::refresh(&session);
+    Ok(exit)
+}
+
+/// Lines of the service, on the package manager's screen: those of steps as they are, what is text with who says it.
+#[derive(Default)]
+struct Screen {
+    line: Vec<u8>,
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
+                show(&line);
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn show(line: &str) {
+    if line.is_empty() {
+        return;
+    }
+    if line.starts_with([' ', '0', '1', '2']) {
+        pass_on(line);
+    } else {
+        speak(crate::ui::Stream::Out, line, 0);
+    }
+}
