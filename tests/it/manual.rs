@@ -109,7 +109,8 @@ fn every_verb_and_option_has_its_place() {
         for one in std::iter::once(verb).chain(verb.get_subcommands()) {
             assert!(says(page, &one.get_about().unwrap().to_string()) || one.get_name() == verb.get_name());
             for option in one.get_arguments().filter(|o| !o.is_global_set() && o.get_id() != "help") {
-                let name = option.get_long().map_or_else(|| option.get_id().to_string().to_uppercase(), |l| format!("--{l}"));
+                let name =
+                    option.get_long().map_or_else(|| option.get_id().to_string().to_uppercase(), |l| format!("--{l}"));
                 let help = option.get_help().unwrap().to_string();
                 assert!(says(page, &format!("{name} ")) && says(page, &help), "{}: {name}", page.name);
             }
@@ -147,7 +148,8 @@ fn every_setting_is_explained_and_none_is_invented() {
         if line.starts_with(|c: char| !c.is_whitespace()) {
             line.clone_into(&mut section);
         } else if let Some((name, _)) = line.strip_prefix("       ").and_then(|l| l.split_once(" = "))
-            && section.starts_with('[') && !name.starts_with(' ')
+            && section.starts_with('[')
+            && !name.starts_with(' ')
         {
             explained.push(format!("{section} {name}"));
         }
@@ -210,14 +212,69 @@ fn offered(directory: &Path, words: &[&str]) -> Vec<String> {
     said.out.lines().map(str::to_owned).collect()
 }
 
-#[test]
-fn shells_complete_verbs_options_and_releases() {
+/// All that is generated, below a directory.
+fn written() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (path, text) in pages::all().unwrap() {
         let path = directory.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
     }
+    directory
+}
+
+/// The files below a directory, by their paths in it.
+fn files(directory: &Path) -> Vec<String> {
+    let list = said(Command::new("find").arg(".").args(["-type", "f"]).current_dir(directory)).expect(0).out;
+    let mut list: Vec<String> = list.lines().map(|l| l.trim_start_matches("./").to_owned()).collect();
+    list.sort();
+    list
+}
+
+#[test]
+fn what_is_installed_is_what_the_package_brings() {
+    let (generated, image) = (written(), TempDir::new().unwrap());
+    let install = || {
+        let mut make = Command::new("make");
+        make.args(["-s", "-C", ROOT, "-o", "build", "-o", "manual", "install", "prefix=/opt"]);
+        make.arg(format!("DESTDIR={}", image.path().display())).arg(format!("pages={}", generated.path().display()));
+        make.arg(concat!("binary=", env!("CARGO_BIN_EXE_keymgr-upgrade"))).env_remove("MAKEFLAGS");
+        let said = said(&mut make).expect(0);
+        assert_eq!(said.all(), "");
+    };
+    install();
+    let settings = image.path().join("etc/keymgr-upgrade/keymgr-upgrade.conf");
+    std::fs::write(&settings, "# mine\n").unwrap();
+    install();
+    assert_eq!(std::fs::read_to_string(&settings).unwrap(), "# mine\n", "settings are kept");
+    let unit = image.path().join("opt/lib/systemd/system/keymgr-upgrade.service");
+    assert!(std::fs::read_to_string(unit).unwrap().contains("ExecStart=/opt/sbin/keymgr-upgrade service\n"));
+
+    let manifest = std::fs::read_to_string(Path::new(ROOT).join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    let mut packed = Vec::new();
+    for asset in manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap() {
+        let [from, to] = [0, 1].map(|i| asset[i].as_str().unwrap());
+        if from.starts_with("packaging/deb/") {
+            continue;
+        }
+        let to = to.replace("zsh/vendor-completions", "zsh/site-functions");
+        let Some(directory) = from.strip_prefix("target/manual/").and_then(|f| f.strip_suffix("/*")) else {
+            assert!(from == "target/release/keymgr-upgrade" || Path::new(ROOT).join(from).is_file(), "{from}");
+            let name = if to.ends_with('/') { from.rsplit('/').next().unwrap() } else { "" };
+            packed.push(format!("{to}{name}"));
+            continue;
+        };
+        packed.extend(files(&generated.path().join(directory)).iter().map(|name| format!("{to}{name}")));
+    }
+    packed.sort();
+    let installed = files(image.path()).iter().map(|f| f.replace("opt/", "usr/")).collect::<Vec<_>>();
+    assert_eq!(installed, packed);
+}
+
+#[test]
+fn shells_complete_verbs_options_and_releases() {
+    let directory = written();
     let at = directory.path();
     assert_eq!(offered(at, &["keymgr-upgrade", "upg"]), ["upgrade"]);
     assert_eq!(offered(at, &["keymgr-upgrade", "upgrade", "--fa"]), ["--fast-forward"]);
@@ -238,6 +295,8 @@ fn shells_complete_verbs_options_and_releases() {
 struct Wanted {
     exit: i32,
     not_run: bool,
+    /// Something that is not run came before.
+    behind: bool,
 }
 
 /// The sandbox at Yoga, in the states that examples begin with.
@@ -354,13 +413,14 @@ fn examples(page: &Page, stage: &mut Stage) -> usize {
                     _ => panic!("{name}: {line} asks for nothing that is known"),
                 }
             }
-            line if wanted.not_run => {
-                // What can be run is not left out for convenience.
-                let only_us = line.starts_with("# keymgr\\-upgrade ") && !lines.clone().any(|l| l.starts_with("# "));
-                assert!(!only_us, "{name}: {line}");
-            }
+            // What can be run is not left out for convenience: only behind what cannot be.
+            line if wanted.not_run => match line.starts_with("# keymgr\\-upgrade ") {
+                true => assert!(wanted.behind, "{name}: {line}"),
+                false => wanted.behind = true,
+            },
             line => {
-                let mut typed = unescaped(line).strip_prefix("# ").unwrap_or_else(|| panic!("{name}: {line}")).to_owned();
+                let mut typed =
+                    unescaped(line).strip_prefix("# ").unwrap_or_else(|| panic!("{name}: {line}")).to_owned();
                 while typed.ends_with('\\') {
                     typed = typed.trim_end_matches('\\').to_owned() + unescaped(lines.next().unwrap()).trim();
                 }

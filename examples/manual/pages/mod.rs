@@ -63,6 +63,9 @@ fn source(name: &str) -> Result<String> {
     let mut page = String::new();
     for line in text.lines() {
         let after_text = page.lines().last().is_some_and(|last| !last.starts_with('.'));
+        if page.ends_with(".RE\n") && !line.starts_with('.') {
+            page.push_str(".PP\n");
+        }
         match line {
             ".EX" => page.push_str(if after_text { ".PP\n.RS 4\n.EX" } else { ".RS 4\n.EX" }),
             ".EE" => page.push_str(".EE\n.RE"),
@@ -86,7 +89,10 @@ fn title_line(name: &str, section: &str) -> String {
         _ => "System administration",
     };
     let version = env!("CARGO_PKG_VERSION");
-    format!(".TH {} {section} {DATE} \"keymgr-upgrade {version}\" \"{what}\"\n.nr HY 0\n.nh\n.ad l\n", plain(name).to_uppercase())
+    format!(
+        ".TH {} {section} {DATE} \"keymgr-upgrade {version}\" \"{what}\"\n.nr HY 0\n.nh\n.ad l\n",
+        plain(name).to_uppercase()
+    )
 }
 
 /// Text as roff shows it: minus signs that can be copied, nothing that is taken for a command.
@@ -99,10 +105,23 @@ fn plain(text: &str) -> String {
 }
 
 fn completion(shell: impl Generator) -> Vec<u8> {
-    let mut command = with_releases(Cli::command());
+    let mut command = with_releases(public(&Cli::command()));
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "keymgr-upgrade", &mut text);
-    text
+    // For bash clap_complete 4.6 spells the hyphen of a program's name in two ways, and finds no verb then.
+    String::from_utf8_lossy(&text).replace("keymgr__subcmd__upgrade", "keymgr__upgrade").into_bytes()
+}
+
+/// The command without its hidden verbs: clap_complete would offer them.
+fn public(command: &Command) -> Command {
+    let about = command.get_about().cloned().unwrap_or_default();
+    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(public);
+    // clap takes names that stay; these do until the program has ended.
+    Command::new(&*command.get_name().to_owned().leak())
+        .about(about)
+        .disable_help_subcommand(true)
+        .args(command.get_arguments())
+        .subcommands(verbs)
 }
 
 /// The command line with the releases that there are as values of `--to` and `--from`.

@@ -119,7 +119,9 @@ fn synopsis(verb: &Command) -> String {
     for arg in verb.get_arguments().filter(|arg| !is_common(arg)) {
         let value = || arg.get_value_names().and_then(|v| v.first()).map(ToString::to_string).unwrap_or_default();
         let shown = match (arg.get_short(), arg.get_long()) {
-            (_, Some(long)) if arg.get_action().takes_values() => format!("\\-\\-{}\\~\\fI{}\\fP", plain(long), value()),
+            (_, Some(long)) if arg.get_action().takes_values() => {
+                format!("\\-\\-{}\\~\\fI{}\\fP", plain(long), value())
+            }
             (Some(short), Some(_)) => format!("\\-{short}"),
             (None, Some(long)) => format!("\\-\\-{}", plain(long)),
             _ => format!("\\fI{}\\fP", value()),
