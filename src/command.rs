@@ -21,6 +21,7 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::crash;
+use crate::systemd::notify;
 
 /// How much of a failed command's stderr goes into the error, in bytes.
 const TAIL: usize = 1024;
@@ -272,7 +273,10 @@ impl Output {
                     let why = format!("{}: no sign of life for {} s", self.shown, self.patience.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, why));
                 }
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    notify::beat();
+                    return Ok(());
+                }
             }
         }
     }

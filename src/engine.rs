@@ -98,6 +98,8 @@ pub struct Run {
     pub state: RunState,
     /// Going back may lose rows that others wrote, on the operator's word.
     pub discard: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    pub code_by_others: bool,
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
     journal: Journal,
@@ -132,9 +134,9 @@ impl Run {
         root.link(&format!("runs/{id}"), &Path::new(journal::STATE).join("current"))?;
         crash::point("run opened");
         let state = RunState::replay(&Journal::read(root, &directory)?);
-        logging::keep_in(root.append(&directory.join("log"))?);
-        log::info!("run {id} begins, asked by {by}");
-        Ok(Self { id, directory, plan, state, discard: false, database: None, journal, lock })
+        logging::about(&id, root.append(&directory.join("log"))?);
+        logging::event(logging::Event::Begun, &format!("run {id} begins, asked by {by}"));
+        Ok(Self { id, directory, plan, state, discard: false, code_by_others: false, database: None, journal, lock })
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -151,9 +153,19 @@ impl Run {
         let (journal, records) = Journal::open(root, &directory)?;
         let state = RunState::replay(&records);
         let plan = Plan::load(root, &directory, &state)?;
-        logging::keep_in(root.append(&directory.join("log"))?);
+        logging::about(id, root.append(&directory.join("log"))?);
         log::info!("run {id} is taken up again");
-        Ok(Self { id: id.to_owned(), directory, plan, state, discard: false, database: None, journal, lock })
+        Ok(Self {
+            id: id.to_owned(),
+            directory,
+            plan,
+            state,
+            discard: false,
+            code_by_others: false,
+            database: None,
+            journal,
+            lock,
+        })
     }
 
     /// Leaves the run as it stands, for somebody else to take up, and gives back the lock of the host.
@@ -202,12 +214,44 @@ impl Run {
     pub fn context<'a>(&self, host: &'a Host, site: &'a mut Site) -> Context<'a> {
         let (from, to) = (self.plan.from.clone(), self.plan.to.clone());
         let discard = self.discard || !self.has_written();
-        Context { host, site, directory: self.directory.clone(), from, to, discard }
+        Context {
+            host,
+            site,
+            directory: self.directory.clone(),
+            from,
+            to,
+            discard,
+            code_by_others: self.code_by_others,
+        }
     }
 
     fn record(&mut self, event: Event) -> Result<()> {
-        let at = time::now();
-        self.journal.append(at, event)
+        let words = self.words(&event);
+        self.journal.append(time::now(), event)?;
+        if let Some((event, text)) = words {
+            logging::event(event, &text);
+        }
+        Ok(())
+    }
+
+    /// What an operator may want to be told of.
+    fn words(&self, event: &Event) -> Option<(logging::Event, String)> {
+        use logging::Event::{Done, RolledBack, StepDone, StepFailed, Waiting};
+        let step = |index: usize, words: &str, more: &str| {
+            let title = self.plan.steps.get(index).map_or_else(String::new, Step::title);
+            let colon = if more.is_empty() { "" } else { ": " };
+            format!("step {} of {} {words}: {title}{colon}{more}", index + 1, self.plan.steps.len())
+        };
+        Some(match event {
+            Event::StepDone { step: index, changed: true, detail, .. } => (StepDone, step(*index, "done", detail)),
+            Event::StepDone { step: index, detail, .. } => (StepDone, step(*index, "done, unchanged", detail)),
+            Event::StepFailed { step: index, error } => (StepFailed, step(*index, "failed", error)),
+            Event::RevertFailed { step: index, error } => (StepFailed, step(*index, "not undone", error)),
+            Event::Waiting { release } => (Waiting, format!("run {} waits for the code of {release}", self.id)),
+            Event::Closed { outcome: Outcome::Done } => (Done, format!("run {} is done", self.id)),
+            Event::Closed { outcome: Outcome::RolledBack } => (RolledBack, format!("run {} is undone", self.id)),
+            _ => return None,
+        })
     }
 
     /// Replaces the second half by `plan`'s, made on the facts after the code was installed.
@@ -235,10 +279,13 @@ impl Run {
             }
             // Between stopping and holding there is no border: what was not running could be started there.
             if STOP.load(Ordering::SeqCst) && !matches!(step, Step::HoldUnits { .. }) {
+                let text = format!("run {} stopped before step {}, as asked", self.id, index + 1);
+                logging::event(logging::Event::Interrupted, &text);
                 return Ok(Ended::Stopped { step: index });
             }
             let total = steps.len();
             report(Progress::Begin { index, total, step });
+            logging::at_step(index);
             log::info!("step {}: {}", index + 1, step.title());
             let begin = Instant::now();
             let first = self.state.get(index).done.is_none();
@@ -259,7 +306,6 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
-                    log::error!("step {}: {error:#}", index + 1);
                     if let Err(second) = self.record(Event::StepFailed { step: index, error: format!("{error:#}") }) {
                         return Err(error.context(format!("{second:#}")));
                     }
@@ -382,6 +428,7 @@ impl Run {
             let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
             let total = steps.len();
             report(Progress::Begin { index, total, step });
+            logging::at_step(index);
             log::info!("undoing step {}: {}", index + 1, step.title());
             let begin = Instant::now();
             let undo: Undo = serde_json::from_value(undo).context("the journal's undo is not readable")?;
@@ -400,7 +447,6 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
-                    log::error!("undoing step {}: {error:#}", index + 1);
                     if let Err(second) = self.record(Event::RevertFailed { step: index, error: format!("{error:#}") }) {
                         return Err(error.context(format!("{second:#}")));
                     }

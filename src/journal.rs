@@ -23,12 +23,15 @@ use serde_json::Value;
 
 use crate::crash;
 use crate::files::{Attributes, Root};
+use crate::systemd::notify;
 
 /// The state directory, below the root.
 pub const STATE: &str = "/var/lib/keymgr-upgrade";
 
 /// The journal format that this program writes. A reader must know every format up to its own.
-pub const FORMAT: u32 = 2;
+///
+/// 2 has [`Event::Word`]; with 3 a plan may have steps that look at the services in the end, and hold some in its second half.
+pub const FORMAT: u32 = 3;
 
 /// Owner and mode of every file that we keep for ourselves.
 pub const PRIVATE: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
@@ -367,6 +370,7 @@ impl Journal {
             return Err(error).with_context(|| format!("writing {}", self.path.display()));
         }
         self.length += u64::try_from(line.len())?;
+        notify::beat();
         crash::point("journal written");
         Ok(())
     }

@@ -352,8 +352,8 @@ pub fn pass_on(line: &str) {
     out(&clean(line));
 }
 
-/// Nobody is left to tell if this cannot be written.
-fn err(line: &str) {
+/// A line on standard error. Nobody is left to tell if this cannot be written.
+pub(crate) fn err(line: &str) {
     writeln!(std::io::stderr().lock(), "{line}").ok();
     copy(1, line);
 }

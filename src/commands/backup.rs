@@ -74,6 +74,7 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
         from: String::new(),
         to: String::new(),
         discard: false,
+        code_by_others: false,
     };
     let changed = restore_backup(&mut context)?;
     runs::fit_record(session, &site)?;

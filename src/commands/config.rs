@@ -99,6 +99,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         from: String::new(),
         to: String::new(),
         discard: false,
+        code_by_others: false,
     };
     let mut changed = Vec::new();
     for (index, step) in plan.steps.iter().enumerate().rev() {

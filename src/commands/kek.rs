@@ -164,6 +164,7 @@ fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome
         from: String::new(),
         to: String::new(),
         discard: false,
+        code_by_others: false,
     };
     let changed = restore_kept(&mut context)?;
     session.ui.set("changed", changed);

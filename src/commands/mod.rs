@@ -1,5 +1,6 @@
 //! One file per verb or family of verbs; each reads like its manual page.
 
+mod awaited;
 mod backup;
 mod check;
 mod config;
@@ -12,6 +13,7 @@ mod locks;
 mod look;
 mod notes;
 mod plan;
+mod proof;
 mod run;
 mod runs;
 mod service;
@@ -49,6 +51,8 @@ pub(crate) struct Session {
     by: String,
     /// This is the service: nobody can be asked, and what it does it does itself.
     in_service: bool,
+    /// Somebody else installs code: a package manager at work, whose hook this is.
+    code_by_others: bool,
     /// Digest of the plan that was shown to who asked the service.
     shown: Option<String>,
     /// The package work that a run is opened for.
@@ -164,11 +168,22 @@ impl Session {
                 settings.config_file.clone_from(file);
             }
             let worker = std::env::current_exe().context("finding our own executable")?;
-            let (module, allow_network_db) = (global.pkcs11_module.clone(), global.allow_network_db);
-            Ok(Host { root, settings, module, allow_network_db, worker })
+            let mut host = Host::new(root, settings, worker);
+            host.module.clone_from(&global.pkcs11_module);
+            host.allow_network_db = global.allow_network_db;
+            Ok(host)
         };
         match host() {
-            Ok(host) => Ok(Self { host, global, ui, by: plan::who(), in_service: false, shown: None, packages: None }),
+            Ok(host) => Ok(Self {
+                host,
+                global,
+                ui,
+                by: plan::who(),
+                in_service: false,
+                code_by_others: false,
+                shown: None,
+                packages: None,
+            }),
             Err(failure) => Err((Box::new(ui), failure)),
         }
     }
@@ -231,7 +246,7 @@ impl Session {
 
     /// Refuses where services run on this host: the parts on their own do not stop them.
     fn nothing_runs(&self, site: &Site) -> Result<(), Failure> {
-        let running = site.running(&self.host, &crate::units::names(&self.host.settings.units)?)?;
+        let running = site.running(&self.host, &self.host.unit_names()?)?;
         if running.is_empty() {
             return Ok(());
         }

@@ -12,7 +12,8 @@ use crate::files::Root;
 use crate::journal::Phase;
 use crate::plan::Plan;
 use crate::request::{Asked, Request};
-use crate::{journal, ui};
+use crate::systemd::{Systemd, notify};
+use crate::{journal, logging, ui};
 
 /// Takes the request of who started the service, before anything else is looked at: it says how to print. Whatever is printed from here on can be
 /// followed.
@@ -31,6 +32,27 @@ pub(super) fn take(root: &Root) -> anyhow::Result<Option<Request>> {
 }
 
 pub(super) fn service(session: &mut Session, request: Option<Request>) -> Outcome {
+    logging::to_journal();
+    let _inhibitor = match Systemd::connect(None) {
+        Ok(systemd) => {
+            let unit = systemd.units(&session.host.root, &[follow::UNIT.to_owned()]).map_err(anyhow::Error::from)?;
+            notify::begin(unit.first().and_then(|unit| unit.timeout_start));
+            systemd.inhibit_shutdown("Barbican is being upgraded; stop it first: systemctl stop keymgr-upgrade")
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context("this is what keymgr-upgrade.service runs").into());
+        }
+    };
+    notify::status("looking");
+    let outcome = carry_out(session, request);
+    notify::status(&match &outcome {
+        Ok((exit, next)) => format!("{}; next: keymgr-upgrade {next}", exit.state()),
+        Err(failure) => format!("{:#}; next: keymgr-upgrade {}", failure.error, failure.next),
+    });
+    outcome
+}
+
+fn carry_out(session: &mut Session, request: Option<Request>) -> Outcome {
     let Some(request) = request else { return by_hand(session) };
     let word = Word { writers_stopped: request.writers_stopped };
     match request.asked {

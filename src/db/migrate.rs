@@ -12,6 +12,7 @@ use super::{
     sqlite::{Sqlite, has_table, quoted},
 };
 use crate::crash;
+use crate::systemd::notify;
 
 impl Sqlite {
     pub(super) fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
@@ -118,7 +119,9 @@ impl Sqlite {
     fn execute(&self, revision: &Revision, statement: &str) -> Result<()> {
         let first = statement.lines().next().unwrap_or_default();
         let doing = format!("revision {}: cannot run `{first}`", revision.id);
+        let at_work = notify::elsewhere();
         self.conn.execute_batch(statement).map_err(self.fail(doing))?;
+        drop(at_work);
         // Not on a copy, which has no transaction and nothing to lose.
         if !self.conn.is_autocommit() {
             crash::point("statement run");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::files::Root;
-use crate::hook::{self, Installed, Packages};
+use crate::hook::{self, Installed};
 use crate::release::{Catalogue, LookupError, PythonVersion};
 use crate::settings::Settings;
 
@@ -77,15 +77,6 @@ pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
 pub fn installed_packages(root: &Root) -> Result<Vec<Installed>> {
     let status = root.read_text(Path::new("/var/lib/dpkg/status"))?;
     Ok(status.as_deref().map(hook::installed).unwrap_or_default())
-}
-
-/// Whether a package manager is at work whose hook called us, or that a run waits for.
-///
-/// # Errors
-/// If the record of it cannot be read.
-pub fn package_work(root: &Root) -> Result<bool> {
-    let path = hook::packages_path();
-    Ok(root.exists(&path) && root.read_json::<Packages>(&path)?.process.is_alive())
 }
 
 /// Whether debconf has `barbican/configure_db` as true: then the packages' own script migrates the database, with the services up.

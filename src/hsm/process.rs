@@ -30,6 +30,7 @@ use super::{
     Config, Identity, WORKER_ARGUMENT,
     protocol::{Failure, Reply, Request},
 };
+use crate::systemd::notify;
 
 /// How much is encoded ahead of what the pipe takes.
 const WINDOW: usize = 64 * 1024;
@@ -196,6 +197,7 @@ impl Worker {
                         let reply =
                             serde_json::from_slice(&line).map_err(|_| self.broken("answered what is not JSON"))?;
                         talk.take(reply);
+                        notify::beat();
                         deadline = Instant::now() + limit;
                     }
                     if closed && !talk.is_over() {

@@ -1,21 +1,12 @@
-//! Steps on services and on the code.
+//! Steps on services.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
-use super::{Applied, Context, Observed, Undo};
-use crate::command;
+use super::{Context, Observed, Undo};
 use crate::db::Access;
-use crate::deployment::{Code, held_path, installed_code, package_work};
+use crate::deployment::held_path;
 use crate::journal::private;
 use crate::units;
-
-/// Data and files are back as they were; the code of this release has to be installed again before services may start.
-#[derive(Debug, thiserror::Error)]
-#[error("data and files are back, the code is not: install {release} again; services stay held until then")]
-pub struct CodeAwaited {
-    /// The release, by its id.
-    pub release: String,
-}
 
 /// What ran before a hold by hand, while the run has ended that.
 const HELD: &str = "held.json";
@@ -121,48 +112,4 @@ pub(super) fn stop_again(context: &mut Context<'_>, names: &[String]) -> Result<
     let changed = !context.site.running(context.host, names)?.is_empty();
     context.site.stop(names)?;
     Ok(changed)
-}
-
-pub(super) fn observe_code(context: &Context<'_>, release: &str) -> Result<Observed> {
-    Ok(match installed_code(context.root(), context.settings())? {
-        Code::At { release: Some(now), version, .. } if now == release => Observed::After(version),
-        Code::At { .. } | Code::None | Code::Mixed(_) => Observed::Before,
-    })
-}
-
-/// Installs the code by the configured command, or says that it is awaited.
-pub(super) fn install(context: &Context<'_>, release: &str) -> Result<Applied> {
-    if package_work(context.root())? {
-        // A hook of the package manager called us: it goes on when we are out of its way.
-        return Ok(Applied::Waiting(release.to_owned()));
-    }
-    let Some(line) = &context.settings().upgrade_command else { return Ok(Applied::Waiting(release.to_owned())) };
-    run_code_command(line, &context.from, release).context("[code] upgrade_command")?;
-    if !matches!(observe_code(context, release)?, Observed::After(_)) {
-        bail!("[code] upgrade_command ended well, but the code is not that of {release}");
-    }
-    Ok(Applied::Done)
-}
-
-fn run_code_command(line: &str, from: &str, to: &str) -> Result<()> {
-    let environment = [("KEYMGR_UPGRADE_FROM", from), ("KEYMGR_UPGRADE_TO", to)];
-    command::run(&["/bin/sh", "-c", line], &environment).map(drop)
-}
-
-/// The old code must be there before old data is served again.
-pub(super) fn revert_code(context: &Context<'_>, old: &str) -> Result<bool> {
-    match installed_code(context.root(), context.settings())? {
-        // Without code nothing can serve the old data wrongly.
-        Code::None => return Ok(false),
-        Code::At { release: Some(now), .. } if now == old => return Ok(false),
-        Code::At { .. } | Code::Mixed(_) => {}
-    }
-    let Some(line) = &context.settings().rollback_command else {
-        return Err(CodeAwaited { release: old.to_owned() }.into());
-    };
-    run_code_command(line, &context.from, old).context("[code] rollback_command")?;
-    match installed_code(context.root(), context.settings())? {
-        Code::At { release: Some(now), .. } if now == old => Ok(true),
-        _ => bail!("[code] rollback_command ended well, but the code is not that of {old}; services stay held"),
-    }
 }

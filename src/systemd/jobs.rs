@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 use zbus::OwnedObjectPath;
 
 use super::bus::{Exec, JobRemovedStream, is_unknown_call, is_unknown_unit, next, pass, within};
-use super::{Error, Loaded, Result, Systemd, at_rest, cgroup};
+use super::{Error, Loaded, Result, Systemd, at_rest, cgroup, notify};
 use crate::units::full_name;
 
 /// What is waited beyond the time that a unit's settings give a stop: systemd itself may be busy.
@@ -213,6 +213,7 @@ impl Systemd {
     /// Waits for the end of a job, at most its limit counted from `began`. Returns systemd's word for how it ended.
     async fn wait(&self, mut job: Job, began: Instant) -> Result<String> {
         let limit = self.longest.map_or(job.limit, |longest| longest.min(job.limit));
+        let _at_work = notify::elsewhere();
         let end = async {
             while let Some(signal) = next(&mut job.signals).await {
                 let signal = signal.args().context("reading a JobRemoved signal")?;

@@ -7,7 +7,7 @@ use zbus::OwnedObjectPath;
 
 use super::bus::{JobRemovedStream, next, pass};
 use super::jobs::refused;
-use super::{Loaded, Result, Systemd, at_rest};
+use super::{Loaded, Result, Systemd, at_rest, notify};
 use crate::units::full_name;
 
 /// What `ExecMainCode=` is where the process exited by itself, as `CLD_EXITED` of waitid(2).
@@ -16,11 +16,11 @@ const EXITED: i32 = 1;
 /// A unit that was asked to start.
 #[derive(Debug)]
 pub struct Launch {
-    unit: String,
-    job: OwnedObjectPath,
-    signals: JobRemovedStream,
+    pub(super) unit: String,
+    pub(super) job: OwnedObjectPath,
+    pub(super) signals: JobRemovedStream,
     /// When its main process began the last time before.
-    before: u64,
+    pub(super) before: u64,
 }
 
 /// How it ended.
@@ -69,18 +69,22 @@ impl Systemd {
     }
 
     pub(super) async fn at_rest(&self, mut launch: Launch) -> Result<Ended> {
+        let _at_work = notify::elsewhere();
         let job = removed(&mut launch.signals, &launch.job, &launch.unit).await?;
-        let unit = self.quiet(&launch.unit, &mut launch.signals).await?;
-        self.ended(&unit, job, launch.before).await
+        match self.quiet(&launch.unit, &mut launch.signals).await? {
+            Some(unit) => self.ended(&unit, job, launch.before).await,
+            // One of no file is forgotten when it has ended well.
+            None => Ok(Ended { main: (job == "done").then_some(Ok(0)), job, result: "success".to_owned() }),
+        }
     }
 
-    /// Waits until `unit` has neither a job nor a process. `signals` must have been listened to for as long as the unit is watched.
-    pub(super) async fn quiet(&self, unit: &str, signals: &mut JobRemovedStream) -> Result<Loaded> {
+    /// Waits until `unit` has neither a job nor a process; `None` if it is forgotten then. `signals` must have been listened to for as long as the unit is watched.
+    pub(super) async fn quiet(&self, unit: &str, signals: &mut JobRemovedStream) -> Result<Option<Loaded>> {
         loop {
-            let mut loaded = self.load(unit).await?.with_context(|| format!("{unit} is gone"))?;
+            let Some(mut loaded) = self.load(unit).await? else { return Ok(None) };
             let (id, path): (u32, OwnedObjectPath) = loaded.properties.take("Job")?;
             match id {
-                0 if at_rest(&loaded.active_state) => return Ok(loaded),
+                0 if at_rest(&loaded.active_state) => return Ok(Some(loaded)),
                 // Between the end of a job and what follows from it.
                 0 => pass(Duration::from_millis(20)).await?,
                 _ => drop(removed(signals, &path, unit).await?),

@@ -5,8 +5,11 @@
 mod bus;
 mod cgroup;
 mod environment;
+mod inhibit;
 mod jobs;
 mod launch;
+pub mod notify;
+mod transient;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +21,9 @@ use zbus::OwnedObjectPath;
 use crate::files::Root;
 use crate::units::full_name;
 use bus::{Exec, ManagerProxy, Properties};
+pub use inhibit::Inhibitor;
 pub use launch::{Ended, Launch};
+pub use transient::Command;
 
 /// How long systemd may take for one call. A daemon-reload on a busy host takes many seconds.
 const CALL: Duration = Duration::from_secs(90);
@@ -110,6 +115,10 @@ pub struct UnitState {
     /// The drop-ins that systemd has read, by their paths. A hold that is on disk but not among them does not hold yet: a reload is due. (systemd's
     /// own `NeedDaemonReload` does not notice a new drop-in directory.)
     pub drop_ins: Vec<String>,
+    /// A new one for every start, in hexadecimal; empty while it never ran.
+    pub invocation: String,
+    /// How often systemd restarted it by itself since it was last started; 0 where systemd is too old to count.
+    pub restarts: u32,
     /// The main process, while there is one.
     pub main_pid: Option<u32>,
     /// `User=`; none is root.
@@ -120,6 +129,8 @@ pub struct UnitState {
     pub environment: Vec<(String, SecretString)>,
     /// The program of the first `ExecStart=` (its path, also where argv[0] is another) and its arguments; empty if there is none.
     pub exec_start: Vec<String>,
+    /// `TimeoutStartSec=`; `None` is infinity.
+    pub timeout_start: Option<Duration>,
     /// `TimeoutStopSec=`; `None` is infinity.
     pub timeout_stop: Option<Duration>,
     /// Its control group, from the root of the hierarchy; empty while it has none.
@@ -213,6 +224,33 @@ impl Systemd {
         loaded.into_iter().map(state).collect()
     }
 
+    /// Every service that is loaded, be it active or not, with the command line of its `ExecStart=`: the program's path, then its arguments.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub fn list(&self) -> Result<Vec<(String, Vec<String>)>> {
+        zbus::block_on(async {
+            let mut all = Vec::new();
+            let units = self.manager.list_units().await.context("listing the units")?;
+            for (name, _, state, .., path, _, _, _) in units {
+                if state != "loaded" || !name.ends_with(".service") {
+                    continue;
+                }
+                match Properties::one::<Vec<Exec>>(&self.connection, &path, "Service", "ExecStart").await {
+                    Ok(starts) => {
+                        let argv = starts.into_iter().next().map_or_else(Vec::new, |(path, argv, ..)| {
+                            std::iter::once(path).chain(argv.into_iter().skip(1)).collect()
+                        });
+                        all.push((name, argv));
+                    }
+                    // Gone since it was listed.
+                    Err(_) => log::debug!("{name} is not there any more"),
+                }
+            }
+            Ok(all)
+        })
+    }
+
     /// Has systemd read all unit files anew, and waits until it has.
     ///
     /// # Errors
@@ -304,6 +342,10 @@ impl Systemd {
     }
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    if bytes.iter().all(|b| *b == 0) { String::new() } else { bytes.iter().map(|b| format!("{b:02x}")).collect() }
+}
+
 fn full_names(names: &[String]) -> anyhow::Result<Vec<String>> {
     names.iter().map(|name| full_name(name)).collect()
 }
@@ -317,17 +359,21 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         sub_state: common.take("SubState")?,
         unit_file_state: common.take("UnitFileState")?,
         drop_ins: common.take("DropInPaths")?,
+        invocation: hexadecimal(&common.take_newer::<Vec<u8>>("InvocationID")?),
+        restarts: 0,
         main_pid: None,
         user: None,
         group: None,
         environment: Vec::new(),
         exec_start: Vec::new(),
+        timeout_start: None,
         timeout_stop: None,
         control_group: String::new(),
     };
     if let Some(mut service) = service {
         let pid: u32 = service.take("MainPID")?;
         state.main_pid = (pid != 0).then_some(pid);
+        state.restarts = service.take_newer("NRestarts")?;
         state.user = service.take_set("User")?;
         state.group = service.take_set("Group")?;
         let files: Vec<(String, bool)> = service.take("EnvironmentFiles")?;
@@ -336,6 +382,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
             state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();
         }
+        state.timeout_start = service.take_span("TimeoutStartUSec")?;
         state.timeout_stop = service.take_span("TimeoutStopUSec")?;
         state.control_group = service.take("ControlGroup")?;
     }

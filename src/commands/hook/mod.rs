@@ -57,6 +57,7 @@ fn session(mut global: Global, by: &str) -> Result<Session, Failure> {
     let ui = Ui::new(true, false);
     let mut session = Session::open(global, ui).map_err(|(_, failure)| failure)?;
     session.in_service = true;
+    session.code_by_others = true;
     by.clone_into(&mut session.by);
     Ok(session)
 }

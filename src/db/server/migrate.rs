@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::Server;
+use crate::systemd::notify;
 use crate::{
     crash,
     db::{
@@ -187,6 +188,8 @@ impl Server {
     }
 
     fn execute(&self, statement: &str) -> Result<()> {
+        // A server may work for hours on one statement.
+        let _at_work = notify::elsewhere();
         let run = || self.wire.execute(statement).map(drop);
         // In a transaction there is no second try of one statement.
         if self.in_transaction.get() {

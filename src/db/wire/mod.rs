@@ -14,6 +14,7 @@ use std::{cell::RefCell, fmt, io, sync::mpsc, thread, time::Duration};
 use target::{Address, Target};
 
 use super::{Dialect, Error, Result, Url};
+use crate::systemd::notify;
 
 /// One row: every value as the server prints it; NULL is `None`.
 pub(super) type Row = Vec<Option<String>>;
@@ -123,6 +124,10 @@ impl Wire {
 
     /// Runs one SELECT and hands over row by row, in constant memory. `row` must not use this connection.
     pub(super) fn each(&self, sql: &str, row: &mut EachRow<'_>) -> Result<()> {
+        let row: &mut EachRow<'_> = &mut |fields| {
+            notify::beat();
+            row(fields)
+        };
         match &self.session {
             Session::Postgresql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),
             Session::Mysql(s) => s.try_borrow_mut().map_err(|_| self.busy(sql))?.each(&self.place, sql, row),
@@ -152,6 +157,7 @@ impl Wire {
     }
 
     fn run(&self, shown: &str, sql: &str) -> Result<Answer> {
+        notify::beat();
         match &self.session {
             Session::Postgresql(s) => s.try_borrow_mut().map_err(|_| self.busy(shown))?.run(&self.place, shown, sql),
             Session::Mysql(s) => s.try_borrow_mut().map_err(|_| self.busy(shown))?.run(&self.place, shown, sql),

@@ -1,0 +1,93 @@
+//! A command in a unit of its own, which lives on if we do not.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use zbus::Variant as Value;
+
+use super::bus::is_unknown_unit;
+use super::jobs::refused;
+use super::launch::{Ended, Launch};
+use super::{Result, Systemd, at_rest};
+
+/// What runs.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// The unit, with suffix.
+    pub unit: &'a str,
+    /// For `systemctl status`.
+    pub description: &'a str,
+    /// The program, by its whole path, and its arguments. They are shown to everybody: no secret may be among them.
+    pub argv: &'a [&'a str],
+    /// Variables besides those that systemd sets.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Where its standard error goes to; its standard output goes to the journal.
+    pub errors: &'a Path,
+}
+
+impl Systemd {
+    /// Runs `command` in a unit of its own and waits until it has ended. Nothing of it is left then, whatever we are killed by meanwhile.
+    ///
+    /// # Errors
+    /// [`super::Error::JobFailed`] if systemd refuses; one that ran and failed is told by what is returned.
+    pub fn run_transient(&self, command: &Command<'_>) -> Result<Ended> {
+        zbus::block_on(async {
+            let launch = self.start_transient(command).await?;
+            let ended = self.at_rest(launch).await?;
+            self.forget(command.unit).await?;
+            Ok(ended)
+        })
+    }
+
+    /// Waits until `unit` is at rest, where it is at work; true if it was. Its end is forgotten.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub fn wait_for_rest(&self, unit: &str) -> Result<bool> {
+        zbus::block_on(async {
+            let mut signals = self.signals(unit).await?;
+            let Some(loaded) = self.load(unit).await? else { return Ok(false) };
+            if at_rest(&loaded.active_state) {
+                return Ok(false);
+            }
+            self.quiet(unit, &mut signals).await?;
+            self.forget(unit).await?;
+            Ok(true)
+        })
+    }
+
+    async fn start_transient(&self, command: &Command<'_>) -> Result<Launch> {
+        // One that failed while nobody waited for it.
+        self.forget(command.unit).await?;
+        let program = *command.argv.first().context("empty command")?;
+        let start = vec![(program, command.argv.to_vec(), false)];
+        let environment: Vec<String> =
+            command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let errors = command.errors.to_str().context("a path that is not text")?;
+        let properties = [
+            ("Description", Value::from(command.description)),
+            ("Type", Value::from("oneshot")),
+            // Kept where it failed until it was asked how; a success says all in its job.
+            ("CollectMode", Value::from("inactive")),
+            ("ExecStart", Value::from(start)),
+            ("Environment", Value::from(environment)),
+            ("StandardOutput", Value::from("journal")),
+            ("StandardErrorFile", Value::from(errors)),
+        ];
+        let signals = self.signals(command.unit).await?;
+        let job = self.manager.start_transient_unit(command.unit, "fail", &properties, &[]).await;
+        Ok(Launch {
+            unit: command.unit.to_owned(),
+            job: job.map_err(|e| refused(command.unit, e))?,
+            signals,
+            before: 0,
+        })
+    }
+
+    async fn forget(&self, unit: &str) -> Result<()> {
+        match self.manager.reset_failed_unit(unit).await {
+            Err(e) if !is_unknown_unit(&e) => Err(anyhow::anyhow!(e).context(format!("resetting {unit}")).into()),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! keymgr-upgrade.service on a booted host: started by systemctl, by the verbs that follow it, killed, stopped, hung, rebooted. Needs root.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use keymgr_upgrade::logging::Event;
+
+use crate::common::Said;
+use crate::live::{Live, PROGRAM, REVISIONS, STATE, end, flat};
+use crate::systemd::{API, WORKER};
+
+const UNIT: &str = "keymgr-upgrade.service";
+const CODE_UNIT: &str = "keymgr-upgrade-code.service";
+const DONE: &str = "Done: Mitaka. Proved: 6 of 6 KEKs, 36 of 36 secrets decrypted.";
+const TO_MITAKA: [&str; 4] = ["upgrade", "--to", "mitaka", "--yes"];
+
+/// A controller with our units installed.
+fn installed() -> Live {
+    let live = Live::boot();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    for entry in std::fs::read_dir(units).unwrap() {
+        let file = entry.unwrap().path();
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        let place = if name.ends_with(".catalog") { "/usr/lib/systemd/catalog" } else { "/usr/lib/systemd/system" };
+        live.machine.write(&format!("{place}/{name}"), &std::fs::read_to_string(&file).unwrap());
+    }
+    live.run("systemctl daemon-reload && journalctl --update-catalog");
+    live
+}
+
+/// What systemd is to set for a unit besides; nothing takes it away again.
+fn set(live: &Live, unit: &str, settings: &str) {
+    let file = format!("/etc/systemd/system/{unit}.d/test.conf");
+    match settings {
+        "" => drop(live.run(&format!("rm -r $(dirname {file})"))),
+        _ => live.machine.write(&file, &format!("[Service]\n{settings}\n")),
+    }
+    live.run("systemctl daemon-reload");
+}
+
+/// The command that brings the code.
+fn upgrade_command(live: &Live, line: &str) {
+    let text = format!("[code]\nupgrade_command = {line}\nrollback_command = install-barbican 1.0.0\n");
+    live.machine.write("/etc/keymgr-upgrade/keymgr-upgrade.conf", &text);
+}
+
+/// What a unit said, as the journal has it.
+fn journal(live: &Live, unit: &str) -> String {
+    live.run(&format!("journalctl -q --sync; journalctl -q -o cat -u {unit}"))
+}
+
+/// What the journal has of an event: these fields of each.
+fn events(live: &Live, event: Event, fields: &str) -> String {
+    live.run(&format!("journalctl -q -o cat --output-fields={fields} MESSAGE_ID={}", event.id()))
+}
+
+fn spawn(live: &Live, arguments: &[&str]) -> Child {
+    live.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until a shell's condition holds.
+#[track_caller]
+fn until(live: &Live, condition: &str) {
+    live.run(&format!("timeout 60 sh -c 'until {condition}; do :; done'"));
+}
+
+/// Starts an upgrade through the service, and returns when the API is down and the worker, which takes its time, is being stopped.
+fn stopping(live: &Live) -> Child {
+    let child = spawn(live, &TO_MITAKA);
+    until(live, "[ \"$(systemctl is-active barbican-api)\" = inactive ]");
+    assert_eq!(live.machine.active(WORKER), "deactivating");
+    child
+}
+
+/// What `systemctl start` of the service gave: its exit status.
+fn start(live: &Live) -> Said {
+    let enter = live.machine.enter();
+    crate::common::said(std::process::Command::new(enter[0]).args(&enter[1..]).args(["systemctl", "start", UNIT]))
+}
+
+#[test]
+fn an_upgrade_goes_through_the_service_and_is_followed() {
+    let live = installed();
+    let said = live.tool(&TO_MITAKA).expect(0);
+    assert!(said.out.contains("Ctrl-C leaves this view"), "{}", said.out);
+    assert!(said.out.contains(DONE), "{}", said.out);
+    assert_eq!((said.out.matches("Next: ").count(), said.err.as_str()), (1, ""), "{}", said.out);
+    live.expect_up();
+    assert_eq!(live.revision(), REVISIONS[1]);
+    assert!(journal(&live, UNIT).contains(DONE));
+    assert_eq!(live.run(&format!("ls {STATE}")), "data.json\nlock\nruns");
+
+    // The code came in a unit of its own.
+    assert!(journal(&live, CODE_UNIT).contains("not started"), "{}", journal(&live, CODE_UNIT));
+    assert_eq!(live.property(CODE_UNIT, "LoadState"), "not-found");
+
+    // Back the same way; what is printed for machines is one object, and only that.
+    let said = live.tool(&["--json", "rollback", "--yes"]).expect(0);
+    assert_eq!(said.json()["state"], "rolled-back");
+    live.expect_up();
+    assert_eq!(live.revision(), REVISIONS[0]);
+    assert_eq!(live.run(&format!("ls {STATE}/runs/*/log | wc -l")), "1");
+}
+
+#[test]
+fn started_by_hand_it_does_what_is_next_and_says_so_in_the_journal() {
+    let live = installed();
+    live.code("2.0.0");
+    start(&live).expect(0);
+    live.expect_up();
+    assert_eq!(live.revision(), REVISIONS[1]);
+    assert!(journal(&live, UNIT).contains(DONE));
+
+    // Each event with its fields, and the catalog has a page on it.
+    let run = live.run(&format!("ls {STATE}/runs"));
+    assert_eq!(events(&live, Event::Begun, "KEYMGR_UPGRADE_RUN"), run);
+    assert_eq!(events(&live, Event::Done, "KEYMGR_UPGRADE_RUN"), run);
+    let steps = events(&live, Event::StepDone, "KEYMGR_UPGRADE_STEP");
+    let expected: Vec<String> = (1..=steps.lines().count()).map(|n| n.to_string()).collect();
+    assert_eq!(steps.lines().collect::<Vec<_>>(), expected);
+    assert!(expected.len() > 8, "{steps}");
+    let catalog = live.run("journalctl --list-catalog");
+    for event in Event::ALL {
+        assert!(catalog.contains(event.id()), "{event:?} has no page:\n{catalog}");
+    }
+    let page = live.run(&format!("journalctl -q -x MESSAGE_ID={}", Event::Done.id()));
+    assert!(flat(&page).contains(&format!("Run {run} has ended well")), "{page}");
+
+    // Again: nothing to do.
+    start(&live).expect(0);
+    assert!(journal(&live, UNIT).contains("Already at Mitaka: nothing to do."));
+    // Without code to go to, it is no upgrade.
+    live.run("rm -r /usr/lib/python3.11/site-packages");
+    live.tool(&["status"]).expect(0);
+}
+
+#[test]
+fn leaving_the_view_does_not_stop_the_work_and_a_second_start_attaches() {
+    let live = installed();
+    let child = stopping(&live);
+    let shown = live.run(&format!("systemctl status {UNIT} || :"));
+    assert!(shown.contains("Status: \"step 1 of "), "{shown}");
+    let inhibitors = live.run("systemctl is-active systemd-logind >/dev/null && systemd-inhibit --list || echo none");
+    assert!(inhibitors == "none" || inhibitors.contains("keymgr-upgrade"), "{inhibitors}");
+
+    live.run(&format!("kill -INT {}", live.machine.processes(&format!("{PROGRAM} upgrade")).join(" ")));
+    let said = end(child).expect(75);
+    assert!(said.out.contains("Left the view. keymgr-upgrade.service works on."), "{}", said.out);
+    assert!(said.out.ends_with("Next: keymgr-upgrade status --wait\n"), "{}", said.out);
+    // A verb by hand meanwhile is refused, and says who is at work.
+    let said = live.tool(&TO_MITAKA).expect(75);
+    assert!(flat(&said.err).contains("another run holds the lock: process"), "{}", said.err);
+    let said = live.tool(&["status"]).expect(0);
+    assert!(said.out.starts_with("RUNNING"), "{}", said.out);
+
+    // A second start is over when the first one is.
+    start(&live).expect(0);
+    live.expect_up();
+    assert_eq!(live.revision(), REVISIONS[1]);
+    assert_eq!(live.run(&format!("ls {STATE}/runs | wc -l")), "1");
+    assert_eq!(events(&live, Event::Done, "MESSAGE").lines().count(), 1);
+}
+
+#[test]
+fn killed_it_leaves_a_run_that_goes_on_only_when_told() {
+    let live = installed();
+    set(&live, UNIT, "Environment=\"KEYMGR_UPGRADE_CRASH_AT=KEK written:1\"");
+    let said = live.tool(&TO_MITAKA).expect(4);
+    assert!(flat(&said.err).contains("keymgr-upgrade.service was killed by signal 9"), "{}", said.err);
+    assert!(said.err.ends_with("Next: keymgr-upgrade status\n"), "{}", said.err);
+    live.expect_held();
+    set(&live, UNIT, "");
+    // After a crash an operator decides, not `systemctl start`.
+    start(&live).expect(1);
+    assert!(flat(&journal(&live, UNIT)).contains("was interrupted hint: see why: keymgr-upgrade status"));
+    assert_eq!(live.property(UNIT, "ExecMainStatus"), "4");
+    live.expect_held();
+    let said = live.tool(&["resume"]).expect(0);
+    assert!(said.out.contains(DONE), "{}", said.out);
+    live.expect_up();
+}
+
+#[test]
+fn stopped_it_ends_between_two_steps_and_a_reboot_does_the_same() {
+    let mut live = installed();
+    let child = stopping(&live);
+    live.run(&format!("systemctl stop {UNIT}"));
+    let said = end(child).expect(4);
+    assert!(said.out.contains("Stopped before step 3, as asked. Services stay held."), "{}", said.out);
+    live.expect_held();
+    assert_eq!(events(&live, Event::Interrupted, "MESSAGE").lines().count(), 1);
+    assert_eq!(live.property(UNIT, "ActiveState"), "failed", "to be seen in systemctl --failed");
+    live.tool(&["rollback", "--yes"]).expect(0);
+    live.expect_up();
+
+    let child = stopping(&live);
+    live.machine.reboot();
+    drop(child.wait_with_output());
+    live.expect_held();
+    let said = live.tool(&["status"]).expect(4);
+    assert!(said.out.starts_with("INTERRUPTED"), "{}", said.out);
+    assert!(live.run(&format!("cat {STATE}/current/log")).contains("stopped before step 3, as asked"));
+    live.tool(&["resume"]).expect(0);
+    live.expect_up();
+}
+
+#[test]
+fn a_hang_ends_in_a_timeout_and_slowness_does_not() {
+    let live = installed();
+    live.machine.write(
+        "/etc/keymgr-upgrade/keymgr-upgrade.conf",
+        "[code]\nupgrade_command = install-barbican 2.0.0\n[hsm]\ntimeout = 1h\n",
+    );
+    set(&live, UNIT, "TimeoutStartSec=3\nTimeoutStopSec=1");
+    set(&live, WORKER, "Environment=P11SHIM_FAULT=C_Sign:1:hang");
+    let said = live.tool(&TO_MITAKA).expect(4);
+    let why = "keymgr-upgrade.service made no progress any more, and systemd ended it (timeout)";
+    assert!(flat(&said.err).contains(why), "{}", said.err);
+    assert_eq!(live.property(UNIT, "Result"), "timeout");
+    live.expect_held();
+    assert!(live.machine.processes(PROGRAM).is_empty(), "its child is gone too");
+
+    // Each call takes its time, and all together more than the limit.
+    set(&live, WORKER, "Environment=P11SHIM_DELAY_US=60000");
+    live.tool(&["resume"]).expect(0);
+    let took = live
+        .run(&format!("systemctl show -P ExecMainExitTimestampMonotonic -P ExecMainStartTimestampMonotonic {UNIT}"));
+    let times: Vec<u64> = took.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(times[0].abs_diff(times[1]) > 4_000_000, "that was too fast to tell: {times:?}");
+    set(&live, WORKER, "");
+    live.expect_up();
+}
+
+#[test]
+fn another_plan_than_the_one_that_was_shown_is_refused() {
+    let live = installed();
+    let request = format!(
+        r#"{{"format":1,"at":{},"by":"root","asked":{{"verb":"upgrade","to":"mitaka","fast_forward":false,"plan":"another"}},
+        "writers_stopped":false,"json":false,"verbose":false,"from":null,"config_file":null,"pkcs11_module":null}}"#,
+        live.run("date +%s")
+    );
+    let path = format!("{STATE}/request.json");
+    live.machine.write(&path, &request);
+    start(&live).expect(1);
+    assert_eq!(live.property(UNIT, "ExecMainStatus"), "3");
+    assert!(journal(&live, UNIT).contains("the plan changed while you were asked; nothing was done"));
+    assert!(!live.machine.root.exists(Path::new(&path)));
+    live.expect_up();
+
+    // One that is old is not carried out, and is gone.
+    live.machine.write(&path, &request.replace("\"at\":1", "\"at\":"));
+    start(&live).expect(1);
+    assert!(journal(&live, UNIT).contains("is too old to be now"));
+    assert!(!live.machine.root.exists(Path::new(&path)));
+    live.expect_up();
+    assert_eq!(live.run(&format!("ls {STATE}/runs || :")), "");
+}
+
+#[test]
+fn the_code_comes_in_a_unit_of_its_own_which_outlives_us() {
+    let live = installed();
+    upgrade_command(&live, "echo getting it; echo no such package >&2; exit 7");
+    let said = live.tool(&TO_MITAKA).expect(1);
+    assert!(flat(&said.err).contains("exit status 7: no such package"), "{}", said.err);
+    assert!(said.err.contains("everything is as it was before"), "{}", said.err);
+    assert!(journal(&live, CODE_UNIT).contains("getting it"));
+    assert!(journal(&live, UNIT).contains("no such package"));
+    assert_eq!(live.run("systemctl --failed --no-legend --plain | cut -d ' ' -f 1"), UNIT);
+    live.expect_up();
+
+    // Killed while it is at work: it goes on, and is waited for. It runs once.
+    upgrade_command(&live, "touch /began; until test -e /go; do :; done; echo x >>/times; install-barbican 2.0.0");
+    let child = spawn(&live, &TO_MITAKA);
+    until(&live, "[ -e /began ]");
+    live.run(&format!("kill -9 {}", live.property(UNIT, "MainPID")));
+    let _ = end(child).expect(4);
+    assert_eq!(live.property(CODE_UNIT, "ActiveState"), "activating");
+    let child = spawn(&live, &["resume"]);
+    until(&live, &format!("systemctl status {UNIT} | grep -q \"Status: .*code of mitaka\""));
+    live.run("touch /go");
+    let said = end(child).expect(0);
+    assert!(said.out.contains(DONE), "{}", said.out);
+    assert_eq!(live.run("cat /times"), "x");
+    live.expect_up();
+}
+
+#[test]
+fn the_units_are_sound_and_the_service_is_confined() {
+    let live = installed();
+    let said = live.run("systemd-analyze verify /usr/lib/systemd/system/keymgr-upgrade*.service 2>&1 || echo failed");
+    let ours: Vec<&str> = said.lines().filter(|l| !l.contains("man ") && !l.contains("keymgr-upgrade(8)")).collect();
+    assert!(ours.is_empty(), "{said}");
+    for (unit, at_most) in [(UNIT, 6.0), ("keymgr-upgrade-watch.service", 6.0), ("keymgr-upgrade-boot.service", 3.5)] {
+        let said = live.run(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
+        let figure: f64 = said.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
+        println!("{unit}: {figure}");
+        assert!(figure <= at_most, "{said}");
+    }
+    // An operator's drop-in may do without the confinement, and without systemd's own limits nothing changes.
+    assert_eq!(live.property(API, "ActiveState"), "active");
+}
