@@ -20,6 +20,7 @@ mod hex;
 mod hsm;
 mod live;
 mod lock;
+mod manual;
 mod proof;
 mod python_readers;
 mod real_barbican;
