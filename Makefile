@@ -18,7 +18,7 @@ nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build manual deb lint check test test-slow demo bench install clean
+.PHONY: help setup build manual deb rpm lint check test test-slow demo bench install install-built rpm-built clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -41,6 +41,22 @@ deb: manual ## build the Debian package, target/debian/*.deb
 	@PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --version >/dev/null 2>&1 || \
 	    $(CARGO) install --locked --root '$(cargo_deb)' cargo-deb
 	PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
+
+# The binary is built here; the spec packs it.
+rpm_top := $(target)/rpm
+built := $(target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/keymgr-upgrade
+program_version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+rpm: manual ## build the rpm, target/rpm/RPMS/*/*.rpm
+	$(CARGO) build --locked --profile $(PROFILE) --bin keymgr-upgrade
+	@$(MAKE) --no-print-directory rpm-built
+
+rpm-built:
+	mkdir -p '$(rpm_top)'
+	cp '$(built)' '$(rpm_top)/keymgr-upgrade'
+	strip '$(rpm_top)/keymgr-upgrade'
+	rpmbuild -bb --quiet --define '_topdir $(rpm_top)' --define 'repo $(CURDIR)' \
+	    --define 'binary $(rpm_top)/keymgr-upgrade' --define 'pages $(pages)' \
+	    --define 'version_of_program $(program_version)' packaging/rpm/keymgr-upgrade.spec
 
 lint: ## formatting, clippy, licences: each where its tool is installed
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \
@@ -76,6 +92,9 @@ bench: setup ## start-up time, size, memory; schemas side by side with Barbican'
 # The hooks of package managers come with packages only. Settings that are
 # there already are kept.
 install: build manual ## install all but package hooks below DESTDIR, prefix=/usr
+	@$(MAKE) --no-print-directory install-built
+
+install-built:
 	install -D -m 0755 '$(binary)' '$(DESTDIR)$(sbindir)/keymgr-upgrade'
 	install -d '$(DESTDIR)$(prefix)/share' '$(DESTDIR)$(unitdir)' '$(DESTDIR)$(catalogdir)'
 	cp -R '$(pages)/.' '$(DESTDIR)$(prefix)/share/'

@@ -180,15 +180,21 @@ pub enum Hook {
     AptWork,
     /// dpkg, before its work, where no apt stands above it
     DpkgPre,
-    /// Our package's trigger on Barbican's code
+    /// dnf's plugin, when it knows what is to be done (resolved)
+    DnfGate,
+    /// Our rpm's trigger on Barbican's code, before anything is unpacked (%transfiletriggerun)
+    RpmBefore,
+    /// Our rpm's trigger on Barbican's code, when all is there (%transfiletriggerin)
+    RpmAfter,
+    /// Our deb's trigger on Barbican's code
     Trigger,
     /// keymgr-upgrade-watch.service
     Watch,
     /// keymgr-upgrade-boot.service
     Boot,
-    /// Our package's postinst
+    /// Our package's script after its installation
     Installed,
-    /// Our package's prerm, before it is removed
+    /// Our package's script before its removal
     Removal,
 }
 

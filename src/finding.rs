@@ -1,5 +1,6 @@
 //! What stops or endangers an upgrade: judged from facts, without looking or touching.
 
+mod packages;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -239,11 +240,7 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
             }
         }
     }
-    if deployment.configures_database {
-        let title = "debconf has barbican/configure_db as true: the packages migrate while services run";
-        let remedy = "echo barbican-common barbican/configure_db boolean false | debconf-set-selections";
-        all.push(Finding::fail("configure-db", title).remedy(remedy));
-    }
+    packages::judge(deployment, all);
     mid_hop(case, all);
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,9 +10,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
-
-/// The lock that apt and its like hold from before their first hook until after their last one; dpkg(1) takes it where nobody does.
-pub const FRONTEND: &str = "/var/lib/dpkg/lock-frontend";
 
 /// How often a lock is looked at while its holder lives. Nothing tells when one is given back.
 const LOOK: Duration = Duration::from_secs(1);
@@ -120,7 +117,7 @@ pub fn above() -> Vec<(u32, String)> {
     found
 }
 
-/// Who holds a lock on the file `path` (fcntl(2), as apt and dpkg take theirs); `None` if nobody does, or the file is not there.
+/// Who holds a lock on the file `path` (fcntl(2), as apt, dpkg and rpm take theirs); `None` if nobody does, or the file is not there.
 ///
 /// # Errors
 /// If it cannot be asked.
@@ -137,6 +134,12 @@ pub fn holder(path: &Path) -> Result<Option<u32>> {
     let held = i32::from(lock.l_type) != nix::libc::F_UNLCK;
     // A holder in another namespace has no number here.
     Ok(u32::try_from(lock.l_pid).ok().filter(|pid| held && *pid != 0))
+}
+
+/// Where a process works; `None` if it has ended.
+#[must_use]
+pub fn directory(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/cwd")).ok()
 }
 
 /// What a process was called with; nothing if it has ended.

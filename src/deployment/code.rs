@@ -1,9 +1,11 @@
 //! Which Barbican is installed: by the package database, or by Python's own metadata below the root.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::command;
 use crate::files::Root;
 use crate::hook::{self, Installed};
 use crate::release::{Catalogue, LookupError, PythonVersion};
@@ -24,7 +26,7 @@ pub enum Code {
         unknown: Option<LookupError>,
         /// The version as written.
         version: String,
-        /// How we know: `dpkg`, or the path of the metadata.
+        /// How we know: `dpkg`, `rpm`, or the path of the metadata.
         how: String,
         /// The Python it belongs to, where its path says so.
         python: Option<PythonVersion>,
@@ -41,10 +43,12 @@ pub enum Code {
 pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
     let mut found: Vec<(String, String, Option<PythonVersion>)> = Vec::new();
     if settings.python.is_none() {
-        match dpkg(root)? {
-            Dpkg::None => {}
-            Dpkg::At(version) => found.push((version, "dpkg".to_owned(), None)),
-            Dpkg::Mixed(words) => return Ok(Code::Mixed(words)),
+        for (packaged, how) in [(dpkg(root)?, "dpkg"), (by_rpm(root)?, "rpm")] {
+            match packaged {
+                Packaged::None => {}
+                Packaged::At(version) => found.push((version, how.to_owned(), None)),
+                Packaged::Mixed(words) => return Ok(Code::Mixed(words)),
+            }
         }
     }
     if found.is_empty() {
@@ -70,13 +74,39 @@ pub fn installed_code(root: &Root, settings: &Settings) -> Result<Code> {
     Ok(Code::At { release, unknown, version, how, python })
 }
 
-/// Barbican's packages that dpkg has, at least in part; none where there is no dpkg.
+/// Barbican's packages that dpkg has, at least in part, or rpm; none where there is neither.
 ///
 /// # Errors
-/// If its status file cannot be read.
+/// If dpkg's status file cannot be read, or rpm cannot be asked.
 pub fn installed_packages(root: &Root) -> Result<Vec<Installed>> {
     let status = root.read_text(Path::new("/var/lib/dpkg/status"))?;
-    Ok(status.as_deref().map(hook::installed).unwrap_or_default())
+    let found = status.as_deref().map(hook::installed).unwrap_or_default();
+    if found.is_empty() { rpm(root) } else { Ok(found) }
+}
+
+/// Where rpm keeps its database, and what it is called in its three formats.
+const RPM_DATABASES: [&str; 6] = [
+    "/var/lib/rpm/rpmdb.sqlite",
+    "/var/lib/rpm/Packages",
+    "/var/lib/rpm/Packages.db",
+    "/usr/lib/sysimage/rpm/rpmdb.sqlite",
+    "/usr/lib/sysimage/rpm/Packages",
+    "/usr/lib/sysimage/rpm/Packages.db",
+];
+
+/// Barbican's packages that rpm has; none where there is no database of it, or nobody who could read it.
+fn rpm(root: &Root) -> Result<Vec<Installed>> {
+    let program = ["/usr/bin/rpm", "/bin/rpm"].into_iter().find(|path| Path::new(path).exists());
+    let (Some(program), true) = (program, RPM_DATABASES.iter().any(|path| root.exists(Path::new(path)))) else {
+        return Ok(Vec::new());
+    };
+    let mut argv: Vec<&OsStr> = vec![program.as_ref()];
+    if !root.is_host() {
+        argv.extend(["--root".as_ref(), root.path().as_os_str()]);
+    }
+    argv.extend(["-qa", "--qf", hook::QUERY].map(OsStr::new));
+    argv.extend(hook::PATTERNS.map(OsStr::new));
+    hook::queried(&command::run(&argv, &[("LC_ALL", "C.UTF-8")])?)
 }
 
 /// Whether debconf has `barbican/configure_db` as true: then the packages' own script migrates the database, with the services up.
@@ -90,8 +120,20 @@ pub(super) fn configures_database(root: &Root) -> Result<bool> {
     Ok(item.is_some_and(|item| item.lines().any(|line| line == "Value: true")))
 }
 
-/// What dpkg says of barbican's packages.
-enum Dpkg {
+/// What rpm leaves beside a file of configuration that both the package and the operator have changed.
+const LEFT_BY_RPM: [&str; 3] = ["rpmnew", "rpmsave", "rpmorig"];
+
+/// What rpm has left beside these files.
+pub(super) fn left_by_rpm(root: &Root, files: &[&Path]) -> Vec<PathBuf> {
+    let beside = |file: &&Path| {
+        let file = file.display().to_string();
+        LEFT_BY_RPM.map(|suffix| PathBuf::from(format!("{file}.{suffix}")))
+    };
+    files.iter().flat_map(beside).filter(|path| root.exists(path)).collect()
+}
+
+/// What a package manager says of barbican's packages.
+enum Packaged {
     /// None is there.
     None,
     /// All of one version, installed or at least unpacked.
@@ -100,8 +142,19 @@ enum Dpkg {
     Mixed(String),
 }
 
-fn dpkg(root: &Root) -> Result<Dpkg> {
-    let Some(status) = root.read_text(Path::new("/var/lib/dpkg/status"))? else { return Ok(Dpkg::None) };
+/// In the middle of its work rpm has both, what comes and what goes.
+fn by_rpm(root: &Root) -> Result<Packaged> {
+    let found = rpm(root)?;
+    let Some(first) = found.first() else { return Ok(Packaged::None) };
+    if found.iter().any(|p| p.version != first.version) {
+        let words: Vec<String> = found.iter().map(|p| format!("{} {}", p.package, p.version)).collect();
+        return Ok(Packaged::Mixed(words.join(", ")));
+    }
+    Ok(Packaged::At(first.version.clone()))
+}
+
+fn dpkg(root: &Root) -> Result<Packaged> {
+    let Some(status) = root.read_text(Path::new("/var/lib/dpkg/status"))? else { return Ok(Packaged::None) };
     let mut found: Vec<(String, String, String)> = Vec::new();
     for paragraph in status.split("\n\n") {
         let field = |name: &str| paragraph.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned());
@@ -114,15 +167,15 @@ fn dpkg(root: &Root) -> Result<Dpkg> {
             found.push((package, state, field("Version:").unwrap_or_default()));
         }
     }
-    let Some((_, _, version)) = found.first().cloned() else { return Ok(Dpkg::None) };
+    let Some((_, _, version)) = found.first().cloned() else { return Ok(Packaged::None) };
     let whole = |state: &str| {
         state.starts_with("install ok") && (state.ends_with(" installed") || state.ends_with(" unpacked"))
     };
     let words = || found.iter().map(|(p, s, v)| format!("{p} {v} ({s})")).collect::<Vec<_>>().join(", ");
     if found.iter().any(|(_, s, v)| *v != version || !whole(s)) {
-        return Ok(Dpkg::Mixed(words()));
+        return Ok(Packaged::Mixed(words()));
     }
-    Ok(Dpkg::At(version))
+    Ok(Packaged::At(version))
 }
 
 /// Directories that may hold Python packages.
@@ -204,6 +257,17 @@ mod tests {
             );
             assert_eq!(configures_database(&root).unwrap(), wanted);
         }
+    }
+
+    #[test]
+    fn what_rpm_leaves_beside_a_file_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["barbican.conf", "barbican.conf.rpmnew", "paste.ini.rpmsave", "paste.ini.rpmsave.1", "x.rpmorig"] {
+            put(dir.path(), &format!("etc/barbican/{name}"), "");
+        }
+        let root = Root::open(dir.path()).unwrap();
+        let found = left_by_rpm(&root, &["/etc/barbican/barbican.conf", "/etc/barbican/paste.ini"].map(Path::new));
+        assert_eq!(found, ["/etc/barbican/barbican.conf.rpmnew", "/etc/barbican/paste.ini.rpmsave"].map(PathBuf::from));
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub struct Deployment {
     pub has_units: bool,
     /// The packages' own script migrates the database, with the services up.
     pub configures_database: bool,
+    /// What rpm left beside Barbican's files, where the package and the operator had both changed one.
+    pub left_by_rpm: Vec<PathBuf>,
     /// Free bytes where backups go.
     pub free: u64,
     /// How to reach it all.
@@ -189,6 +191,7 @@ impl Deployment {
             running,
             has_units: site.has_units(),
             configures_database: code::configures_database(root)?,
+            left_by_rpm: code::left_by_rpm(root, &[&host.settings.config_file, &host.settings.paste_file]),
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,
             site,

@@ -2,19 +2,21 @@
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Change, is_barbican};
+use super::{Change, Manager, is_barbican};
 
-/// What apt is about to do.
+/// What a package manager is about to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// What happens to Barbican's packages, each once; configuring what is unpacked already is no change.
     pub changes: Vec<Change>,
     /// How many packages are unpacked or removed, Barbican's and others.
     pub packages: usize,
-    /// The command line, as apt tells it; empty where it does not.
+    /// Its command line, as it tells it; empty where it does not.
     pub command: String,
     /// The packages go into another tree than that of this host (`-o Dir=`, `-o RootDir=`).
     pub elsewhere: bool,
+    /// Who works.
+    pub manager: Manager,
 }
 
 /// Reads what apt has written. Nothing at all is nothing to do.

@@ -49,14 +49,14 @@ pub fn of_archive(fields: &str) -> Option<(String, String)> {
     Some((field("Package:")?, field("Version:")?))
 }
 
-/// One of Barbican's packages, as dpkg's status file has it.
+/// One of Barbican's packages, as the package manager has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     /// Its name.
     pub package: String,
     /// Its version.
     pub version: String,
-    /// `installed`, `unpacked`, `half-configured`...: the last word of its status.
+    /// `installed`, `unpacked`, `half-configured`...: the last word of its status with dpkg. With rpm, `installed`.
     pub state: String,
 }
 
@@ -69,7 +69,7 @@ impl Installed {
 }
 
 /// The release of a package version, by its id.
-fn release_of(version: &str) -> Option<&'static str> {
+pub(super) fn release_of(version: &str) -> Option<&'static str> {
     Some(Catalogue::embedded().ok()?.by_version(version).ok()?.release.id.as_str())
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Change;
+use super::{Change, Manager};
 use crate::journal::STATE;
 use crate::process::Process;
 
@@ -23,6 +23,8 @@ pub enum Begun {
     Passed,
     /// No gate was asked: the code was seen when it was there.
     Bypassed,
+    /// No gate could refuse it, or nobody said where it goes: services were held before it, and no run is open for it.
+    Held,
 }
 
 /// The package work that is under way, or was when its process ended.
@@ -31,9 +33,12 @@ pub enum Begun {
 pub struct Packages {
     /// Format of this record.
     pub format: u32,
-    /// The process that does it: apt, or dpkg.
+    /// Who works.
+    #[serde(default)]
+    pub manager: Manager,
+    /// The process that does it: apt, dpkg, dnf, rpm...
     pub process: Process,
-    /// It held dpkg's frontend lock when this was written.
+    /// It held the lock of packages when this was written.
     pub locked: bool,
     /// What it is called with, for people.
     pub command: String,

@@ -2,12 +2,12 @@
 # Boots a real systemd in a container, for as long as its standard input is
 # open, and throws everything that was changed in it away afterwards.
 #
-#   tests/lab/boot-systemd.sh [--unified] [DIRECTORY]
+#   tests/lab/boot-systemd.sh [--unified] [--rpm] [DIRECTORY]
 #
 # When it is up, one line is printed: the address of its bus, the process id
 # of its systemd as seen from here, and the path of its root directory here.
 # What is in DIRECTORY is laid over the root before it boots. --unified boots
-# it with cgroups of version 2 only.
+# it with cgroups of version 2 only, --rpm a tree that has rpm and dnf besides.
 #
 # A line "reboot" on standard input shuts it down as a power button does and
 # boots the same tree again; the line that is printed then is the new one.
@@ -23,6 +23,8 @@ lab=$(cd "$lab" && pwd)
 tree=$lab/systemd-tree
 unified=
 [ "${1:-}" = --unified ] && { unified=1; shift; }
+rpm=
+[ "${1:-}" = --rpm ] && { rpm=1; shift; }
 over=${1:-}
 
 say() { echo "boot-systemd: $*" >&2; }
@@ -49,6 +51,49 @@ if [ ! -d "$tree" ]; then
         >"$lab/systemd-tree.log" 2>&1 || die "debootstrap failed, see $lab/systemd-tree.log"
     rm -rf "$tree.new"/var/cache/apt/archives/*.deb
     mv "$tree.new" "$tree"
+fi
+# rpm's database is where distributions have it since Fedora 36. What rpm and
+# dnf find missing in a tree of dpkg's, a package without files provides.
+add_rpm() {
+    rm -rf "$tree-rpm.new"
+    cp -a "$tree" "$tree-rpm.new"
+    tree=$tree-rpm.new
+    cp /etc/resolv.conf "$tree/etc/resolv.conf"
+    printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
+    chmod 755 "$tree/usr/sbin/policy-rc.d"
+    chroot "$tree" sh -ec '
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -q update
+        apt-get -q install -y --no-install-recommends rpm dnf createrepo-c
+        apt-get clean
+        mkdir -p /usr/lib/sysimage/rpm /etc/rpm /etc/yum.repos.d
+        rm -rf /var/lib/rpm
+        ln -s ../../usr/lib/sysimage/rpm /var/lib/rpm
+        echo "%_dbpath /usr/lib/sysimage/rpm" >/etc/rpm/macros.dbpath
+        rpm --initdb
+        cat >/tmp/base.spec <<SPEC
+Name: base
+Version: 1
+Release: 1
+Summary: What dpkg has brought
+License: none
+BuildArch: noarch
+Provides: /bin/sh
+%description
+%files
+SPEC
+        rpmbuild -bb --quiet --define "_topdir /tmp/base" /tmp/base.spec
+        rpm -i /tmp/base/RPMS/noarch/*.rpm
+        rm -rf /tmp/base /tmp/base.spec'
+    rm -f "$tree/usr/sbin/policy-rc.d"
+    mv "$tree" "$lab/systemd-tree-rpm"
+}
+if [ -n "$rpm" ]; then
+    if [ ! -d "$tree-rpm" ]; then
+        say "adding rpm and dnf in $tree-rpm (a minute)"
+        add_rpm >"$lab/systemd-tree-rpm.log" 2>&1 || die "that failed, see $lab/systemd-tree-rpm.log"
+    fi
+    tree=$lab/systemd-tree-rpm
 fi
 exec 9>&-
 

@@ -119,6 +119,8 @@ install_packages() {
         need rsync rsync
         need groff groff-base
         need mandoc mandoc
+        need rpmbuild rpm
+        need rpmlint rpmlint
         find_python
         [ -n "$python" ] || need no-such-python python3-venv
         databases

@@ -14,7 +14,7 @@ use crate::command;
 use crate::deployment::{Recorded, record_path, recorded};
 use crate::error::{Exit, Failure};
 use crate::finding::Severity;
-use crate::hook::{self, Begun, Change, FORMAT, Given, Hop, Installed, Packages, Verdict, decide, hop_path};
+use crate::hook::{self, Begun, Change, FORMAT, Given, Hop, Installed, Manager, Packages, Verdict, decide, hop_path};
 use crate::journal::{self, Lock};
 use crate::release::{PathError, Release};
 use crate::settings::{Hooks, SameRelease};
@@ -42,7 +42,7 @@ pub(super) fn dpkg(global: Global) -> Result<Exit, Failure> {
     if archives.elsewhere {
         return Ok(Exit::Done);
     }
-    let mut given = Given { command: argv.join(" "), ..Given::default() };
+    let mut given = Given { command: argv.join(" "), manager: Manager::Dpkg, ..Given::default() };
     let mut found = Vec::new();
     for path in &archives.paths {
         found.extend(files(Path::new(path), archives.recursive));
@@ -87,13 +87,7 @@ fn gate(global: Global, given: &Given) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let now = installed(session)?;
-    let mut changes = given.changes.clone();
-    for change in &mut changes {
-        if let (None, Some(there)) = (&change.old, now.iter().find(|p| p.package == change.package)) {
-            change.old = Some(there.version.clone());
-        }
-    }
-    let given = Given { changes, ..given.clone() };
+    let given = completed(given, &now);
     let open = open_run(session)?;
     match decide(&given.changes, &now, open.as_ref()) {
         Verdict::Pass => Ok(Exit::Done),
@@ -105,17 +99,31 @@ fn gate(global: Global, given: &Given) -> Result<Exit, Failure> {
             }
             upgrade(session, &given, &now, to, pre_release)
         }
-        Verdict::Refuse(why) => {
-            let mut failure = Failure::new(Exit::Blocked, anyhow!(why)).hint("Nothing was unpacked.");
-            if open.is_some() {
-                failure = failure.hint("It is to be finished or undone: keymgr-upgrade status");
-            }
-            Err(meanwhile(failure, &now))
-        }
+        Verdict::Refuse(why) => Err(never(session, why, &now, given.manager)?),
     }
 }
 
-fn same(session: &Session, given: &Given, release: &Release) -> Result<Exit, Failure> {
+/// What is to be done with the versions that are there, where nobody told them.
+pub(super) fn completed(given: &Given, now: &[Installed]) -> Given {
+    let mut given = given.clone();
+    for change in &mut given.changes {
+        if let (None, Some(there)) = (&change.old, now.iter().find(|p| p.package == change.package)) {
+            change.old = Some(there.version.clone());
+        }
+    }
+    given
+}
+
+/// What must not be, whatever is approved.
+pub(super) fn never(session: &Session, why: String, now: &[Installed], manager: Manager) -> Result<Failure, Failure> {
+    let mut failure = Failure::new(Exit::Blocked, anyhow!(why)).hint("Nothing was unpacked.");
+    if open_run(session)?.is_some() {
+        failure = failure.hint("It is to be finished or undone: keymgr-upgrade status");
+    }
+    Ok(meanwhile(failure, now, manager))
+}
+
+pub(super) fn same(session: &Session, given: &Given, release: &Release) -> Result<Exit, Failure> {
     say(format!("Barbican stays at {}; nothing to do before it is unpacked.", release.name));
     if session.host.settings.same_release == SameRelease::Run && systemd::running() {
         record(session, given, Begun::Passed, None)?;
@@ -125,7 +133,7 @@ fn same(session: &Session, given: &Given, release: &Release) -> Result<Exit, Fai
 }
 
 /// The code that an open run waits for comes. Where the run's own process had it fetched, it also goes on by itself.
-fn adopt(session: &Session, given: &Given, run: Option<String>) -> Result<Exit, Failure> {
+pub(super) fn adopt(session: &Session, given: &Given, run: Option<String>) -> Result<Exit, Failure> {
     if Lock::holder(&session.host.root)?.is_some() {
         return Ok(Exit::Done);
     }
@@ -139,18 +147,18 @@ fn adopt(session: &Session, given: &Given, run: Option<String>) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-fn record(session: &Session, given: &Given, begun: Begun, run: Option<String>) -> Result<(), Failure> {
+pub(super) fn record(session: &Session, given: &Given, begun: Begun, run: Option<String>) -> Result<(), Failure> {
     keep(&session.host.root, &work(given, begun, run)?)
 }
 
 fn work(given: &Given, begun: Begun, run: Option<String>) -> anyhow::Result<Packages> {
-    let (process, locked) = worker()?;
-    let changes = given.changes.clone();
-    Ok(Packages { format: FORMAT, process, locked, command: given.command.clone(), begun, run, changes })
+    let (process, locked) = worker(given.manager)?;
+    let (command, changes) = (given.command.clone(), given.changes.clone());
+    Ok(Packages { format: FORMAT, manager: given.manager, process, locked, command, begun, run, changes })
 }
 
 /// Nothing runs here, so nothing can be carried out: that the release changes is kept in mind.
-fn hop(session: &Session, to: &Release, from: Option<&str>) -> Result<Exit, Failure> {
+pub(super) fn hop(session: &Session, to: &Release, from: Option<&str>) -> Result<Exit, Failure> {
     let root = &session.host.root;
     let Some(from) = from else { return Ok(Exit::Done) };
     // Of several hops the first tells where the data is.
@@ -165,6 +173,14 @@ fn hop(session: &Session, to: &Release, from: Option<&str>) -> Result<Exit, Fail
     Ok(Exit::Done)
 }
 
+/// The way, and who approved it.
+pub(super) fn lead(look: &Look) -> String {
+    match &look.approval {
+        Some(approval) => format!("{}, approved by {}", way(look), approval.by),
+        None => way(look),
+    }
+}
+
 /// The way to be shown.
 fn way(look: &Look) -> String {
     format!("{} -> {}", look.deployment.from.release.name, look.to.name)
@@ -177,53 +193,43 @@ fn upgrade(
     to: &Release,
     pre_release: bool,
 ) -> Result<Exit, Failure> {
-    begin(session, given, now, to, pre_release).map_err(|failure| {
-        let open = journal::current(&session.host.root).is_some();
-        let said = failure.hints.iter().any(|hint| hint.contains("Nothing was unpacked"));
-        let failure = match (said, open) {
-            (true, _) => failure,
-            (false, true) => failure.hint("Nothing was unpacked. A run is open: keymgr-upgrade status"),
-            (false, false) => failure.hint("Nothing was unpacked, and services are as they were."),
-        };
-        meanwhile(failure, now)
-    })
+    begin(session, given, now, to, pre_release).map_err(|failure| unharmed(session, failure, now, given.manager))
 }
 
-fn begin(
+/// A refusal that also says what was not done.
+pub(super) fn unharmed(session: &Session, failure: Failure, now: &[Installed], manager: Manager) -> Failure {
+    let open = journal::current(&session.host.root).is_some();
+    let said = failure.hints.iter().any(|hint| hint.contains("Nothing was unpacked"));
+    let failure = match (said, open) {
+        (true, _) => failure,
+        (false, true) => failure.hint("Nothing was unpacked. A run is open: keymgr-upgrade status"),
+        (false, false) => failure.hint("Nothing was unpacked, and services are as they were."),
+    };
+    meanwhile(failure, now, manager)
+}
+
+/// The first half, in this process.
+pub(super) fn begin(
     session: &mut Session,
     given: &Given,
     now: &[Installed],
     to: &Release,
     pre_release: bool,
 ) -> Result<Exit, Failure> {
-    let shutting_down = Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping();
-    if shutting_down {
-        let error = anyhow!("the host is being shut down, and Barbican's data would have to wait");
-        return Err(Failure::new(Exit::Blocked, error));
-    }
-    let accepted = session.host.settings.acknowledged.iter().any(|id| id == "pre-release");
-    if pre_release && !accepted {
-        let error = anyhow!("this is not a final release of {}", to.name);
-        return Err(Failure::new(Exit::Blocked, error).hint("To accept it: acknowledged = pre-release in [upgrade]"));
-    }
-    let target = Target { to: Some(to.id.clone()), fast_forward: false };
-    let (look, locks) = allowed(session, &target, now)?;
+    let (look, locks) = allowed(session, given, now, to, pre_release)?;
     let way = way(&look);
     if session.host.settings.hooks == Hooks::Gate {
         say(format!("{way} is allowed. Nothing was stopped: [hooks] mode is gate."));
         return Ok(Exit::Done);
     }
-    let (by, running) = (look.approval.as_ref().map(|a| a.by.clone()), look.deployment.running.len());
-    say(match by {
-        Some(by) => format!("{way}, approved by {by}"),
-        None => way.clone(),
-    });
+    let running = look.deployment.running.len();
+    say(lead(&look));
     session.packages = Some(work(given, Begun::Opened, None)?);
     let (exit, _) = run::carry_out(session, look, locks)?;
     if session.ui.get("state").is_some_and(|state| state == "waiting") {
         let backup = backup(session).map_or_else(String::new, |words| format!("; backup {words}"));
         say(format!("{running} services stopped and held{backup}"));
-        say(format!("Barbican stays down until {} are configured.", plural(given.packages)));
+        say(format!("Barbican stays down until {}.", ready(given)));
         if given.packages > 2 * given.changes.len() + 10 {
             say("(Shorter: next time upgrade the barbican packages alone first.)");
         }
@@ -238,8 +244,16 @@ fn begin(
     Err(Failure::new(Exit::Failed, anyhow!("{way} was interrupted")))
 }
 
-fn plural(packages: usize) -> String {
-    if packages == 1 { "the package".to_owned() } else { format!("all {packages} packages") }
+fn ready(given: &Given) -> String {
+    let what = match given.manager {
+        Manager::Dpkg => "configured",
+        Manager::Rpm => "installed",
+    };
+    if given.packages == 1 {
+        format!("the package is {what}")
+    } else {
+        format!("all {} packages are {what}", given.packages)
+    }
 }
 
 /// What the step that copied the database said of itself: how much, and how long it took.
@@ -253,13 +267,30 @@ fn backup(session: &Session) -> Option<String> {
 }
 
 /// Looks, as `upgrade --to` does; a refusal where it must not be.
-fn allowed(session: &mut Session, target: &Target, now: &[Installed]) -> Result<(Look, Locks), Failure> {
-    let mut locks = Locks::of(session.lock_alone("the hook of apt and dpkg")?, Word::default());
+pub(super) fn allowed(
+    session: &mut Session,
+    given: &Given,
+    now: &[Installed],
+    to: &Release,
+    pre_release: bool,
+) -> Result<(Look, Locks), Failure> {
+    let shutting_down = Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping();
+    if shutting_down {
+        let error = anyhow!("the host is being shut down, and Barbican's data would have to wait");
+        return Err(Failure::new(Exit::Blocked, error));
+    }
+    let accepted = session.host.settings.acknowledged.iter().any(|id| id == "pre-release");
+    if pre_release && !accepted {
+        let error = anyhow!("this is not a final release of {}", to.name);
+        return Err(Failure::new(Exit::Blocked, error).hint("To accept it: acknowledged = pre-release in [upgrade]"));
+    }
+    let target = Target { to: Some(to.id.clone()), fast_forward: false };
+    let mut locks = Locks::of(session.lock_alone("the hook of the package manager")?, Word::default());
     loop {
-        let mut look = look(session, target, crate::deployment::Depth::Full)?;
+        let mut look = look(session, &target, crate::deployment::Depth::Full)?;
         look.refuse_others(locks.word);
         if look.fails() > 0 || look.draft.is_err() {
-            return Err(refused(&look, now));
+            return Err(refused(&look, now, given.manager));
         }
         let writes = look.draft.as_ref().is_ok_and(|d| d.writes);
         if writes && locks.lock_database(&look.deployment.site, look.deployment.revision())? {
@@ -273,17 +304,17 @@ fn allowed(session: &mut Session, target: &Target, now: &[Installed]) -> Result<
 }
 
 /// The refusal: why, and what allows it.
-fn refused(look: &Look, now: &[Installed]) -> Failure {
+fn refused(look: &Look, now: &[Installed], manager: Manager) -> Failure {
     let stopped = "Nothing was unpacked, nothing was stopped.";
     if let Err(error @ PathError::Skip { .. }) = &look.draft {
         let allow = format!("keymgr-upgrade approve --to {} --fast-forward", look.to.id);
         let failure = Failure::new(Exit::Blocked, error.clone()).hint(format!("{stopped} To allow it once:"));
-        return meanwhile(failure.hint(format!("  {allow}")), now);
+        return meanwhile(failure.hint(format!("  {allow}")), now, manager);
     }
     if let Err(error) = &look.draft {
         let mut failure = Failure::new(Exit::Blocked, error.clone()).hint(stopped);
         failure.hints.extend(error.hints());
-        return meanwhile(failure, now);
+        return meanwhile(failure, now, manager);
     }
     let fails: Vec<_> = look.findings.iter().filter(|f| f.severity == Severity::Fail).collect();
     let mut failure = Failure::new(Exit::Blocked, anyhow!("{}: {}", way(look), titles(&fails)));
@@ -293,7 +324,7 @@ fn refused(look: &Look, now: &[Installed]) -> Failure {
         }
     }
     let see = format!("{stopped} All of it: keymgr-upgrade check {}", look.arguments());
-    meanwhile(failure.hint(see), now)
+    meanwhile(failure.hint(see), now, manager)
 }
 
 fn titles(fails: &[&crate::finding::Finding]) -> String {
@@ -304,11 +335,13 @@ fn titles(fails: &[&crate::finding::Finding]) -> String {
     fails.iter().map(words).collect::<Vec<_>>().join("; ")
 }
 
-/// How to upgrade everything else meanwhile.
-fn meanwhile(failure: Failure, now: &[Installed]) -> Failure {
-    if failure.hints.iter().any(|hint| hint.contains("apt-mark hold")) || now.is_empty() {
-        return failure;
+/// Says how to upgrade everything else meanwhile, once.
+fn meanwhile(failure: Failure, now: &[Installed], manager: Manager) -> Failure {
+    const SAID: &str = "To upgrade everything else meanwhile:";
+    match manager.leave_out(now) {
+        Some(command) if !failure.hints.iter().any(|hint| hint == SAID) => {
+            failure.hint(SAID).hint(format!("  {command}"))
+        }
+        _ => failure,
     }
-    let names: Vec<&str> = now.iter().map(|p| p.package.as_str()).collect();
-    failure.hint("To upgrade everything else meanwhile:").hint(format!("  apt-mark hold {}", names.join(" ")))
 }

@@ -1,8 +1,9 @@
-//! `hook`: what apt, dpkg, systemd and our own package's scripts call. Each must be quick and silent where it has nothing to do, and none but a
+//! `hook`: what apt, dpkg, dnf, rpm, systemd and our own package's scripts call. Each must be quick and silent where it has nothing to do, and none but a
 //! gate may ever be a reason for package work to fail.
 
 mod gate;
 mod notice;
+mod rpm;
 mod scripts;
 mod work;
 
@@ -16,9 +17,9 @@ use crate::cli::{Global, Hook};
 use crate::deployment::installed_packages;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
-use crate::hook::{Installed, OpenRun, Packages, packages_path};
+use crate::hook::{Installed, Manager, OpenRun, Packages, packages_path};
 use crate::journal::{STATE, private};
-use crate::process::{self, FRONTEND, Process};
+use crate::process::{self, Process};
 use crate::systemd::Systemd;
 use crate::ui::{Stream, Ui, speak};
 
@@ -29,11 +30,14 @@ const WATCH: &str = "keymgr-upgrade-watch.service";
 
 /// Carries out a hook. Only the gates and the one before our removal refuse anything.
 pub(super) fn hook(global: Global, name: Hook) -> Exit {
-    let refuses = matches!(name, Hook::AptGate | Hook::DpkgPre | Hook::Removal);
+    let refuses = matches!(name, Hook::AptGate | Hook::DpkgPre | Hook::DnfGate | Hook::Removal);
     let result = match name {
         Hook::AptGate => gate::apt(global),
         Hook::DpkgPre => gate::dpkg(global),
         Hook::AptWork => work::after(global),
+        Hook::DnfGate => rpm::gate(global),
+        Hook::RpmBefore => rpm::before(global),
+        Hook::RpmAfter => rpm::after(global),
         Hook::Watch => work::watch(global),
         Hook::Trigger => scripts::trigger(global),
         Hook::Boot => scripts::boot(global),
@@ -129,11 +133,15 @@ fn installed(session: &Session) -> Result<Vec<Installed>, Failure> {
     Ok(installed_packages(&session.host.root)?)
 }
 
-/// Who works on packages: the holder of the frontend lock, else the nearest process above us that is no shell. With whether it has the lock.
-fn worker() -> anyhow::Result<(Process, bool)> {
-    let holder = process::holder(Path::new(FRONTEND))?;
-    let shell = |name: &str| matches!(name, "sh" | "dash" | "bash" | "keymgr-upgrade") || name.starts_with("keymgr");
-    let above = || process::above().into_iter().find(|(_, name)| !shell(name)).map(|(pid, _)| pid);
-    let pid = holder.or_else(above).context("no process above this one works on packages")?;
+/// Who works on packages: the holder of their lock, else the nearest process above us that is no shell. With whether it has the lock.
+fn worker(manager: Manager) -> anyhow::Result<(Process, bool)> {
+    let holder = process::holder(manager.lock())?;
+    let pid = holder.or_else(caller).context("no process above this one works on packages")?;
     Ok((Process::of(pid).context("who works on packages is gone")?, holder.is_some()))
+}
+
+/// The nearest process above us that is no shell.
+fn caller() -> Option<u32> {
+    let shell = |name: &str| matches!(name, "sh" | "dash" | "bash") || name.starts_with("keymgr");
+    process::above().into_iter().find(|(_, name)| !shell(name)).map(|(pid, _)| pid)
 }

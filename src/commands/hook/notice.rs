@@ -26,9 +26,8 @@ pub(in crate::commands) fn refresh(session: &Session) {
 fn written(session: &Session) -> Result<(), Failure> {
     let root = &session.host.root;
     let over = |record: Packages| {
-        let bypassed =
-            record.begun == Begun::Bypassed && crate::units::all_held(root).is_ok_and(|held| !held.is_empty());
-        !record.process.is_alive() && !bypassed
+        let held = stands(&record) && crate::units::all_held(root).is_ok_and(|held| !held.is_empty());
+        !record.process.is_alive() && !held
     };
     if open_run(session)?.is_none() && packages(root)?.is_some_and(over) {
         root.remove(&packages_path())?;
@@ -40,6 +39,11 @@ fn written(session: &Session) -> Result<(), Failure> {
     let text = framed(&lines);
     root.make_directory(Path::new("/run/motd.d"), 0o755)?;
     Ok(root.write(Path::new(MOTD), text.as_bytes(), Attributes { mode: 0o644, uid: 0, gid: 0 })?)
+}
+
+/// Whether services were held for this package work without a run.
+fn stands(record: &Packages) -> bool {
+    matches!(record.begun, Begun::Bypassed | Begun::Held)
 }
 
 /// What there is to be said; nothing where all is well.
@@ -61,8 +65,7 @@ pub(super) fn lines(session: &Session) -> Result<Vec<String>, Failure> {
             "Run: keymgr-upgrade check".to_owned(),
         ]);
     }
-    if packages(root)?.is_some_and(|record| record.begun == Begun::Bypassed)
-        && !crate::units::all_held(root)?.is_empty()
+    if packages(root)?.is_some_and(|record| stands(&record)) && !crate::units::all_held(root)?.is_empty()
     {
         return Ok(vec![
             "BARBICAN IS DOWN: its code was changed without its data".to_owned(),

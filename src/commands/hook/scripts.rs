@@ -9,7 +9,7 @@ use crate::command;
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
 use crate::error::{Exit, Failure};
 use crate::files::Root;
-use crate::hook::{self, Begun, Change, FORMAT, Installed, Packages, hop_path};
+use crate::hook::{self, Begun, Change, FORMAT, Installed, Manager, Packages, hop_path};
 use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::settings::Hooks;
 use crate::systemd;
@@ -31,10 +31,12 @@ pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
     let changes =
         strange.iter().map(|p| Change { package: p.package.clone(), old: None, new: Some(p.version.clone()) });
     let changes = changes.collect();
-    let (process, locked) = worker()?;
+    let manager = Manager::Dpkg;
+    let (process, locked) = worker(manager)?;
     let command = crate::process::argv(process.pid).join(" ");
     units::units(&mut session, Units::Hold)?;
-    let record = Packages { format: FORMAT, process, locked, command, begun: Begun::Bypassed, run: None, changes };
+    let begun = Begun::Bypassed;
+    let record = Packages { format: FORMAT, manager, process, locked, command, begun, run: None, changes };
     keep(&session.host.root, &record)?;
     say("Barbican's code is of another release than its data: its services are held.");
     say("They stay down until the packages are configured and the data is upgraded.");

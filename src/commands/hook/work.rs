@@ -1,19 +1,18 @@
 //! After package work: go on where everything is there, put it back where nothing was unpacked, else hold and say so.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
 
 use super::super::follow::{self, Followed, View};
-use super::super::run;
+use super::super::{run, units};
 use super::{Session, installed, open_run, packages, say, session};
-use crate::cli::{Global, Word};
+use crate::cli::{Global, Units, Word};
+use crate::deployment::{Held, held_path};
 use crate::error::{Exit, Failure};
-use crate::hook::{Awaits, Begun, OpenRun, Packages, Standing, packages_path, standing};
+use crate::hook::{Awaits, Begun, Ended, Manager, OpenRun, Packages, Standing, ended, packages_path, standing};
 use crate::journal::Lock;
-use crate::process::FRONTEND;
 use crate::request::{Asked, Request};
 use crate::systemd::Systemd;
 use crate::ui::{pass_on, speak};
@@ -36,7 +35,11 @@ pub(super) fn after(global: Global) -> Result<Exit, Failure> {
     match next {
         Next::Nothing => {}
         Next::PutBack => say("nothing was unpacked; Barbican is started again when the package manager has ended."),
-        Next::Held(words) => held(&words),
+        Next::Release => release(&mut session)?,
+        Next::Held(words) => held(&words, record.manager),
+        Next::GoOn(None) if record.begun != Begun::Passed => {
+            say("when the package manager has ended, the upgrade begins: keymgr-upgrade status");
+        }
         Next::GoOn(asked) => {
             if Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping() {
                 say("the host is being shut down: the upgrade goes on by hand. Services stay held.");
@@ -56,6 +59,8 @@ enum Next {
     Nothing,
     /// Nothing was unpacked: undo what was done before.
     PutBack,
+    /// Barbican's release is what it was: its services are free, those that ran are started.
+    Release,
     /// All is there. `None`: an upgrade of what is left to do.
     GoOn(Option<Asked>),
     /// Half way: with what is in between.
@@ -72,6 +77,13 @@ fn next(session: &Session, record: &Packages) -> Result<Next, Failure> {
     let found = target.and_then(|version| crate::release::Catalogue::embedded().ok()?.by_version(version).ok());
     let going_to = found.map(|found| found.release.id.as_str()).unwrap_or_default();
     let Some(run) = open_run(session)? else {
+        if record.begun == Begun::Held {
+            return Ok(match ended(&record.changes, &now) {
+                Ended::AsBefore => Next::Release,
+                Ended::Other => Next::GoOn(None),
+                Ended::Between(words) => Next::Held(words),
+            });
+        }
         return Ok(match (record.begun, standing(&record.changes, &now, going_to)) {
             (Begun::Passed | Begun::Bypassed, Standing::There) => Next::GoOn(None),
             (Begun::Bypassed, Standing::Between(words)) => Next::Held(words),
@@ -95,10 +107,27 @@ fn of_run(record: &Packages, run: &OpenRun, standing: &Standing) -> Next {
     }
 }
 
-fn held(words: &str) {
+fn held(words: &str, manager: Manager) {
     say(format!("HELD: Barbican's packages are half way: {words}"));
-    say("Services stay down until they are configured. Then the upgrade goes on.");
-    say("Next: apt-get -f install");
+    say("Services stay down until they are whole. Then the upgrade goes on.");
+    say(format!("Next: {}", manager.finish()));
+}
+
+/// Ends a hold that no run is open for.
+fn release(session: &mut Session) -> Result<(), Failure> {
+    // A unit that went with its package cannot be started, and is not missed.
+    let root = &session.host.root;
+    if root.exists(&held_path()) {
+        let mut held: Held = root.read_json(&held_path())?;
+        let there = Systemd::connect(None).map_err(anyhow::Error::from)?;
+        let there = there.units(root, &held.running).map_err(anyhow::Error::from)?;
+        held.running.retain(|unit| there.iter().any(|u| u.name == *unit && u.load_state != "not-found"));
+        super::write(root, &held_path(), &held)?;
+    }
+    units::units(session, Units::Unhold)?;
+    say("Barbican's release is what it was; its services are free again.");
+    session.host.root.remove(&packages_path())?;
+    Ok(())
 }
 
 /// Has the service go on, and shows it as long as `limit` allows.
@@ -111,19 +140,22 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
         return Err(Failure::new(Exit::Interrupted, error).next("resume"));
     };
     let Some(asked) = asked else {
-        root.remove(&packages_path())?;
+        // What is held stays reported for as long as it is.
+        if record.begun == Begun::Passed {
+            root.remove(&packages_path())?;
+        }
         systemd.launch(follow::UNIT).map_err(anyhow::Error::from)?;
         if !quiet {
-            say(format!("packages configured; {} does what is left. See: keymgr-upgrade status", follow::UNIT));
+            say(format!("packages are there; {} does what is left. See: keymgr-upgrade status", follow::UNIT));
         }
         return Ok(Exit::Done);
     };
-    let lock = session.lock("the hook of apt and dpkg")?;
+    let lock = session.lock("the hook of the package manager")?;
     let mut global = session.global.clone();
     global.json = false;
     let request = Request::new(asked, &record.command, &global);
     if !quiet {
-        say(format!("packages configured; following {}", follow::UNIT));
+        say(format!("packages are there; following {}", follow::UNIT));
     }
     let (mut out, mut err) = (Screen::default(), Screen::default());
     let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
@@ -149,7 +181,7 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
     let root = crate::files::Root::open(&global.root)?;
     let record = loop {
         let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
-        record.process.wait(record.locked.then_some(Path::new(FRONTEND)))?;
+        record.process.wait(record.locked.then_some(record.manager.lock()))?;
         // Another one may have begun meanwhile, with a record of its own.
         if packages(&root)?.as_ref() == Some(&record) {
             break record;
@@ -164,8 +196,12 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
             let (exit, _) = run::rollback(&mut session, false, false, Word::default(), true)?;
             exit
         }
+        Next::Release => {
+            release(&mut session)?;
+            Exit::Done
+        }
         Next::Held(words) => {
-            held(&words);
+            held(&words, record.manager);
             Exit::Done
         }
     };
@@ -225,6 +261,7 @@ mod tests {
     fn decided(begun: Begun, awaits: Awaits, past_code: bool, standing: &Standing) -> &'static str {
         let record = Packages {
             format: FORMAT,
+            manager: Manager::Dpkg,
             process: Process { pid: 1, start: 1 },
             locked: true,
             command: "apt-get".into(),
@@ -240,6 +277,7 @@ mod tests {
             Next::GoOn(Some(Asked::Resume { .. })) => "resume",
             Next::GoOn(_) => "rollback",
             Next::Held(_) => "held",
+            Next::Release => "release",
         }
     }
 
