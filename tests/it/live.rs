@@ -13,6 +13,10 @@ pub(crate) const STATE: &str = "/var/lib/keymgr-upgrade";
 const HOLDS: &str = "/etc/systemd/system/barbican-api.service.d";
 /// What the PKCS#11 module behind the worker writes; who owns it loaded the module.
 const CALLS: &str = "/var/log/barbican/p11.log";
+/// What the units of Barbican have, besides what they run.
+pub(crate) const ENVIRONMENT: &str = "User=barbican\nGroup=barbican\n\
+    Environment=SOFTHSM2_CONF=/etc/softhsm/softhsm2.conf\nEnvironment=P11SHIM_LIBERTY=1\n\
+    Environment=P11SHIM_LOG=/var/log/barbican/p11.log\n";
 /// The schema of Liberty and of Mitaka.
 pub(crate) const REVISIONS: [&str; 2] = ["4ecde3a3a72a", "d2780d5aa510"];
 
@@ -23,25 +27,27 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn boot() -> Self {
-        let live = Self { machine: Machine::boot() };
-        live.lay_out();
+        let live = Self::without_code(Machine::boot());
         live.code("1.0.0");
         live.machine.write(
             "/etc/keymgr-upgrade/keymgr-upgrade.conf",
             "[code]\nupgrade_command = install-barbican 2.0.0\nrollback_command = install-barbican 1.0.0\n",
         );
-        // What runs here sleeps: there is no API to ask.
-        live.machine.write("/etc/keymgr-upgrade/keymgr-upgrade.conf.d/lab.conf", "[verify]\nendpoint = none\n");
-        let environment = format!(
-            "User=barbican\nGroup=barbican\nEnvironment=SOFTHSM2_CONF=/etc/softhsm/softhsm2.conf\n\
-             Environment=P11SHIM_LIBERTY=1\nEnvironment=P11SHIM_LOG={CALLS}\n"
-        );
         let machine = &live.machine;
-        let sleeps = format!("{environment}ExecStart=/bin/sleep infinity");
+        let sleeps = format!("{ENVIRONMENT}ExecStart=/bin/sleep infinity");
         machine.install_and_start(API, &sleeps);
-        machine.install_and_start(WORKER, &format!("{environment}{STUBBORN}"));
+        machine.install_and_start(WORKER, &format!("{ENVIRONMENT}{STUBBORN}"));
         machine.install_and_start(LISTENER, &sleeps);
         machine.run("systemctl disable --now barbican-keystone-listener").unwrap();
+        live
+    }
+
+    /// The deployment without packages, and the program.
+    pub(crate) fn without_code(machine: Machine) -> Self {
+        let live = Self { machine };
+        live.lay_out();
+        // What runs here sleeps: there is no API to ask.
+        live.machine.write("/etc/keymgr-upgrade/keymgr-upgrade.conf.d/lab.conf", "[verify]\nendpoint = none\n");
         live
     }
 

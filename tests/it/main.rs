@@ -24,6 +24,7 @@ mod manual;
 mod proof;
 mod python_readers;
 mod real_barbican;
+mod rpm;
 mod safety;
 mod server_barbican;
 mod server_crash;

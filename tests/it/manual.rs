@@ -213,7 +213,7 @@ fn offered(directory: &Path, words: &[&str]) -> Vec<String> {
 }
 
 /// All that is generated, below a directory.
-fn written() -> TempDir {
+pub(crate) fn written() -> TempDir {
     let directory = TempDir::new().unwrap();
     for (path, text) in pages::all().unwrap() {
         let path = directory.path().join(path);

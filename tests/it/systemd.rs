@@ -47,7 +47,7 @@ impl Machine {
         Self::boot_with(&[])
     }
 
-    fn boot_with(arguments: &[&str]) -> Self {
+    pub(crate) fn boot_with(arguments: &[&str]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/boot-systemd.sh");
         #[expect(clippy::disallowed_methods, reason = "runs as long as the test does, which command::run cannot")]
         let mut script = std::process::Command::new(script)

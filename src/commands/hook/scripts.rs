@@ -78,14 +78,25 @@ pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Refuses to be removed while a run is open. Nothing else is asked: settings that do not parse must not keep anybody from removing us.
+/// Refuses to be removed while a run is open, or services are held, which nobody else could release. Nothing else is asked: settings that do not parse must not keep anybody from removing us.
 pub(super) fn removal(global: &Global) -> Result<Exit, Failure> {
     let root = Root::open(&global.root)?;
-    let Some(id) = journal::current(&root) else { return Ok(Exit::Done) };
+    let Some(id) = journal::current(&root) else { return not_held(&root) };
     let state = RunState::replay(&Journal::read(&root, &journal::run_directory(&id))?);
     if matches!(state.phase, Phase::Done | Phase::RolledBack) {
-        return Ok(Exit::Done);
+        return not_held(&root);
     }
     let error = anyhow!("run {id} is not finished, and Barbican is held for it");
     Err(Failure::new(Exit::Interrupted, error).hint("It is to be finished or undone: keymgr-upgrade status"))
+}
+
+fn not_held(root: &Root) -> Result<Exit, Failure> {
+    match crate::units::all_held(root)?.as_slice() {
+        [] => Ok(Exit::Done),
+        held => {
+            let error = anyhow!("{} services are held", held.len());
+            let see = "See why: keymgr-upgrade check. To release them: keymgr-upgrade units unhold";
+            Err(Failure::new(Exit::Interrupted, error).hint(see))
+        }
+    }
 }
