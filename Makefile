@@ -42,7 +42,8 @@ deb: manual ## build the Debian package, target/debian/*.deb
 	    $(CARGO) install --locked --root '$(cargo_deb)' cargo-deb
 	PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
 
-# The binary is built here; the spec packs it.
+# The binary is built here; the spec packs it. What every rpm can read is xz.
+RPM_PAYLOAD ?= w6.xzdio
 rpm_top := $(target)/rpm
 built := $(target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/keymgr-upgrade
 program_version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -56,7 +57,9 @@ rpm-built:
 	strip '$(rpm_top)/keymgr-upgrade'
 	rpmbuild -bb --quiet --define '_topdir $(rpm_top)' --define 'repo $(CURDIR)' \
 	    --define 'binary $(rpm_top)/keymgr-upgrade' --define 'pages $(pages)' \
-	    --define 'version_of_program $(program_version)' packaging/rpm/keymgr-upgrade.spec
+	    --define 'packager keymgr-upgrade developers <keymgr-upgrade@example.org>' \
+	    --define 'version_of_program $(program_version)' --define 'payload $(RPM_PAYLOAD)' \
+	    packaging/rpm/keymgr-upgrade.spec
 
 lint: ## formatting, clippy, licences: each where its tool is installed
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \

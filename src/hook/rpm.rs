@@ -160,7 +160,7 @@ pub fn told_path() -> PathBuf {
 /// How package work ended that nobody could refuse, or that did not say where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Barbican is gone, or is of the release that it was of.
+    /// Barbican is gone, or is of the release that its data is of.
     AsBefore,
     /// It is of another release.
     Other,
@@ -168,18 +168,21 @@ pub enum Ended {
     Between(String),
 }
 
-/// Compares what is there now with what was there before `changes`.
+/// Compares what is there now with the release that the data is at, by its id; where that is not recorded, with what was there before `changes`.
 #[must_use]
-pub fn ended(changes: &[Change], now: &[Installed]) -> Ended {
+pub fn ended(changes: &[Change], now: &[Installed], data: Option<&str>) -> Ended {
     let Some(first) = now.first() else { return Ended::AsBefore };
     let release = first.release();
     if release.is_none() || now.iter().any(|package| package.release() != release) {
         let words: Vec<String> = now.iter().map(|p| format!("{} {}", p.package, p.version)).collect();
         return Ended::Between(words.join(", "));
     }
-    let before = changes.iter().filter_map(|change| change.old.as_deref());
-    let mut before = before.map(super::dpkg::release_of).peekable();
-    if before.peek().is_some() && before.all(|old| old == release) { Ended::AsBefore } else { Ended::Other }
+    let mut before = changes.iter().filter_map(|change| change.old.as_deref()).map(super::dpkg::release_of).peekable();
+    let same = match data {
+        Some(data) => release == Some(data),
+        None => before.peek().is_some() && before.all(|old| old == release),
+    };
+    if same { Ended::AsBefore } else { Ended::Other }
 }
 
 #[cfg(test)]
@@ -235,9 +238,7 @@ mod tests {
 
     #[test]
     fn an_rpm_is_told_by_its_arguments() {
-        let called = |line: &str| {
-            called(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), Path::new("/root"))
-        };
+        let called = |line: &str| called(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), Path::new("/root"));
         let install = |paths: &[&str]| Called::Install(paths.iter().map(PathBuf::from).collect());
         for (line, wanted) in [
             ("rpm -e python3-barbican", Called::Erase),
@@ -256,13 +257,16 @@ mod tests {
     #[test]
     fn what_nobody_could_refuse_ends_as_before_elsewhere_or_in_between() {
         let before = [change("python3-barbican", Some("1:14.0.0-1.el9"), None)];
-        assert_eq!(ended(&before, &[]), Ended::AsBefore);
-        assert_eq!(ended(&before, &[there("1:14.0.1-1.el9")]), Ended::AsBefore);
-        assert_eq!(ended(&before, &[there("1:15.0.0-1.el9")]), Ended::Other);
+        assert_eq!(ended(&before, &[], None), Ended::AsBefore);
+        assert_eq!(ended(&before, &[there("1:14.0.1-1.el9")], None), Ended::AsBefore);
+        assert_eq!(ended(&before, &[there("1:15.0.0-1.el9")], None), Ended::Other);
         // Installed where nothing was: with which data it is to work, nobody knows.
-        assert_eq!(ended(&[], &[there("1:15.0.0-1.el9")]), Ended::Other);
+        assert_eq!(ended(&[], &[there("1:15.0.0-1.el9")], None), Ended::Other);
+        // What counts is the data: the old packages back, and another build of the wrong ones.
+        assert_eq!(ended(&before, &[there("1:15.0.0-1.el9")], Some("zed")), Ended::AsBefore);
+        assert_eq!(ended(&before, &[there("1:14.0.1-1.el9")], Some("zed")), Ended::Other);
         for now in [vec![there("1:14.0.0-1.el9"), there("1:15.0.0-1.el9")], vec![there("99.0.0-1.el9")]] {
-            assert!(matches!(ended(&before, &now), Ended::Between(_)), "{now:?}");
+            assert!(matches!(ended(&before, &now, Some("yoga")), Ended::Between(_)), "{now:?}");
         }
     }
 }

@@ -335,12 +335,14 @@ fn titles(fails: &[&crate::finding::Finding]) -> String {
     fails.iter().map(words).collect::<Vec<_>>().join("; ")
 }
 
+/// Introduces the command that leaves Barbican's packages out.
+pub(super) const MEANWHILE: &str = "To upgrade everything else meanwhile:";
+
 /// Says how to upgrade everything else meanwhile, once.
 fn meanwhile(failure: Failure, now: &[Installed], manager: Manager) -> Failure {
-    const SAID: &str = "To upgrade everything else meanwhile:";
     match manager.leave_out(now) {
-        Some(command) if !failure.hints.iter().any(|hint| hint == SAID) => {
-            failure.hint(SAID).hint(format!("  {command}"))
+        Some(command) if !failure.hints.iter().any(|hint| hint == MEANWHILE) => {
+            failure.hint(MEANWHILE).hint(format!("  {command}"))
         }
         _ => failure,
     }

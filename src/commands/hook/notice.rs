@@ -65,8 +65,7 @@ pub(super) fn lines(session: &Session) -> Result<Vec<String>, Failure> {
             "Run: keymgr-upgrade check".to_owned(),
         ]);
     }
-    if packages(root)?.is_some_and(|record| stands(&record)) && !crate::units::all_held(root)?.is_empty()
-    {
+    if packages(root)?.is_some_and(|record| stands(&record)) && !crate::units::all_held(root)?.is_empty() {
         return Ok(vec![
             "BARBICAN IS DOWN: its code was changed without its data".to_owned(),
             "Nothing is lost. Do not start it by hand. Run: keymgr-upgrade check".to_owned(),

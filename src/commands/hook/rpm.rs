@@ -8,7 +8,7 @@ use std::io::Read as _;
 use anyhow::Context as _;
 
 use super::super::units;
-use super::gate::{adopt, allowed, begin, completed, hop, lead, never, record, same, unharmed};
+use super::gate::{MEANWHILE, adopt, allowed, begin, completed, hop, lead, never, record, same, unharmed};
 use super::{Session, caller, installed, open_run, packages, refresh, say, session, tell, watch_over, work};
 use crate::cli::{Global, Units};
 use crate::command;
@@ -51,18 +51,18 @@ pub(super) fn gate(global: Global) -> Result<Exit, Failure> {
 
 /// Keeps what is known of a transaction for the triggers in it.
 fn note(root: &Root, given: &Given) -> Result<(), Failure> {
-    // In a tree without /proc nobody is above us: there it is for the next trigger.
-    let process = caller().and_then(Process::of).unwrap_or(NOBODY);
+    let process = caller().and_then(Process::of).context("no process above this one works on packages")?;
     let (command, changes) = (given.command.clone(), given.changes.clone());
     let told = Told { format: FORMAT, process, command, packages: given.packages, changes };
     if let Some(directory) = told_path().parent() {
         root.make_directory(directory, 0o700)?;
     }
-    Ok(root.write(&told_path(), &serde_json::to_vec_pretty(&told).context("what dnf does")?, crate::journal::private())?)
+    Ok(root.write(
+        &told_path(),
+        &serde_json::to_vec_pretty(&told).context("what dnf does")?,
+        crate::journal::private(),
+    )?)
 }
-
-/// What stands for a process that cannot be seen.
-const NOBODY: Process = Process { pid: 0, start: 0 };
 
 /// What was noted for the transaction that this is in.
 fn noted(root: &Root) -> Result<Option<Told>, Failure> {
@@ -70,7 +70,7 @@ fn noted(root: &Root) -> Result<Option<Told>, Failure> {
         return Ok(None);
     }
     let told: Told = root.read_json(&told_path())?;
-    Ok(Some(told).filter(|told| told.process.is_above_us() || (told.process == NOBODY && caller().is_none())))
+    Ok(Some(told).filter(|told| told.process.is_above_us()))
 }
 
 /// What is being done; `None` if nobody tells. Without changes Barbican's packages are only removed, or it is about others.
@@ -158,14 +158,14 @@ fn untold(session: &mut Session, now: &[Installed]) -> Result<Exit, Failure> {
 
 /// Holds the services where a first half must not be, or has failed: rpm unpacks in any case.
 fn instead(session: &mut Session, given: &Given, mut failure: Failure) -> Result<Exit, Failure> {
-    const NOTHING: &str = "Nothing was unpacked";
-    let own = |hint: &String| !hint.starts_with(NOTHING) || hint.contains("To allow") || hint.contains("All of it");
-    failure.hints.retain(own);
+    // What was not done at a gate is about to be done here, and there is no other time to choose.
+    let meanwhile = Manager::Rpm.leave_out(&installed(session)?).unwrap_or_default();
     for hint in &mut failure.hints {
-        if let Some((_, rest)) = hint.split_once("nothing was stopped. ") {
-            *hint = rest.to_owned();
+        if hint.starts_with("Nothing was unpacked") {
+            *hint = hint.split_once("nothing was stopped. ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
         }
     }
+    failure.hints.retain(|hint| !hint.is_empty() && hint != MEANWHILE && hint.trim() != meanwhile);
     let failure = failure.hint("rpm goes on all the same: services are held, and no data is touched.").next("status");
     tell(&failure);
     if open_run(session)?.is_some() { Ok(Exit::Done) } else { hold(session, given) }

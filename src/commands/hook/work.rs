@@ -9,7 +9,7 @@ use super::super::follow::{self, Followed, View};
 use super::super::{run, units};
 use super::{Session, installed, open_run, packages, say, session};
 use crate::cli::{Global, Units, Word};
-use crate::deployment::{Held, held_path};
+use crate::deployment::{Held, held_path, recorded};
 use crate::error::{Exit, Failure};
 use crate::hook::{Awaits, Begun, Ended, Manager, OpenRun, Packages, Standing, ended, packages_path, standing};
 use crate::journal::Lock;
@@ -38,7 +38,7 @@ pub(super) fn after(global: Global) -> Result<Exit, Failure> {
         Next::Release => release(&mut session)?,
         Next::Held(words) => held(&words, record.manager),
         Next::GoOn(None) if record.begun != Begun::Passed => {
-            say("when the package manager has ended, the upgrade begins: keymgr-upgrade status");
+            say(format!("{} looks what is to be done when the package manager has ended.", follow::UNIT));
         }
         Next::GoOn(asked) => {
             if Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping() {
@@ -78,7 +78,8 @@ fn next(session: &Session, record: &Packages) -> Result<Next, Failure> {
     let going_to = found.map(|found| found.release.id.as_str()).unwrap_or_default();
     let Some(run) = open_run(session)? else {
         if record.begun == Begun::Held {
-            return Ok(match ended(&record.changes, &now) {
+            let data = recorded(&session.host.root)?.map(|record| record.release);
+            return Ok(match ended(&record.changes, &now, data.as_deref()) {
                 Ended::AsBefore => Next::Release,
                 Ended::Other => Next::GoOn(None),
                 Ended::Between(words) => Next::Held(words),
@@ -127,6 +128,7 @@ fn release(session: &mut Session) -> Result<(), Failure> {
     units::units(session, Units::Unhold)?;
     say("Barbican's release is what it was; its services are free again.");
     session.host.root.remove(&packages_path())?;
+    super::refresh(session);
     Ok(())
 }
 
