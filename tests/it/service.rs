@@ -248,7 +248,7 @@ fn on_a_terminal_it_asks_and_what_was_shown_is_what_runs() {
     live.run("systemctl start barbican-api");
     let screen = asked("true", "y");
     assert!(screen.contains(DONE) && screen.ends_with("\n0"), "{screen}");
-    assert!(screen.contains("step 1 of 13: stop services"), "the step at work is to be seen: {screen}");
+    assert!(screen.contains("step 1 of "), "the step at work is to be seen: {screen}");
     live.expect_up();
 }
 
