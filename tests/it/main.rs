@@ -20,6 +20,8 @@ mod hex;
 mod hsm;
 mod live;
 mod lock;
+#[allow(dead_code, reason = "tmp")]
+mod product;
 mod proof;
 mod python_readers;
 mod real_barbican;
@@ -32,5 +34,6 @@ mod servers;
 mod service;
 mod sqlite_schema;
 mod starts;
+#[allow(dead_code, reason = "tmp")]
 mod systemd;
 mod wire;

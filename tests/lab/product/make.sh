@@ -5,12 +5,10 @@
 #
 #   tests/lab/product/make.sh
 #
-# It is $KEYMGR_LAB/product/tree, and is made anew when what it is made from,
-# the files of this directory, changed. Needs root, Debian's mirror, and PyPI.
-# In the tree, /srv/lab has what inside/setup.sh made and can do:
+# It is $KEYMGR_LAB/product/tree, and is made anew when what it is made from
+# changed. Needs root, Debian's mirror, and PyPI. What is in root/ beside this
+# script is laid over it when it is booted. In /srv/lab of the tree:
 #   secrets           project, address, payload of each secret, tab-separated
-#   read-secrets      reads them all through the API
-#   old-signatures    signs every KEK as Barbican did before Mitaka
 #   repo/NAME         flat apt repositories, for `deb [trusted=yes] file:...`:
 #     zed             Debian's packages, 1:15.0.1-2
 #     same            the same again as 1:15.0.1-2.1
@@ -34,7 +32,7 @@ die() { say "$*"; exit 1; }
 
 exec 9>"$product/.lock"
 flock 9
-stamp=$(find "$here" "$here/../../p11shim/p11shim.c" -type f | sort | xargs cat | sha256sum)
+stamp=$(cat "$0" "$here"/inside/* "$here/../../p11shim/p11shim.c" | sha256sum)
 [ "$(cat "$product/stamp" 2>/dev/null)" = "$stamp" ] && exit
 [ "$(id -u)" = 0 ] || die "only root can make the tree"
 
@@ -60,7 +58,7 @@ systemd-nspawn --register=no --keep-unit --quiet --console=pipe --directory="$tr
 # Booted, for what needs services.
 {
     mkfifo "$product/words.$$"
-    "$here/../boot-systemd.sh" --tree "$tree.new" --in-place <"$product/words.$$" >"$product/booted.$$" &
+    "$here/../boot-systemd.sh" --tree "$tree.new" --in-place "$here/root" <"$product/words.$$" >"$product/booted.$$" &
     boot=$!
     exec 8>"$product/words.$$"
     rm "$product/words.$$"
