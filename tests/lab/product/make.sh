@@ -13,10 +13,13 @@
 #     zed             Debian's packages, 1:15.0.1-2
 #     same            the same again as 1:15.0.1-2.1
 #     next            16.0.2 (2023.1) in Debian's packages, as 1:16.0.2-1
-#     broken          that as 1:16.0.2-2; barbican-common's postinst fails as
-#                     long as there is a file /run/fail-postinst
+#     broken          that as 1:16.0.2-2; barbican-common's postinst runs
+#                     /run/in-postinst where that is, and fails as it fails
 #     skip            that as 1:17.0.0-1: nothing but its number is newer
 #     server          mariadb-server with a higher version
+#
+# $KEYMGR_LAB/product/source is the same deployment without packages: the code of
+# 15.0.1 and 16.0.2 below /opt, `install-barbican VERSION` chooses.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,15 +48,23 @@ mkdir -p "$tree.new/srv/lab"
 cp "$here"/inside/* "$tree.new/srv/lab/"
 cp "$lab/libp11shim.so" "$here/../../p11shim/p11.py" "$tree.new/srv/lab/"
 
-"$lab/barbican/bin/python" -m pip download --disable-pip-version-check --no-input -q --no-deps \
-    -d "$product/wheel" "barbican==$release" >"$product/pip.log" 2>&1 ||
-    { tail "$product/pip.log" >&2; die "pip failed"; }
-cp "$product"/wheel/*.whl "$tree.new/srv/lab/barbican.whl"
+for version in 15.0.1 $release; do
+    "$lab/barbican/bin/python" -m pip download --disable-pip-version-check --no-input -q --no-deps \
+        -d "$product/wheel" "barbican==$version" >"$product/pip.log" 2>&1 ||
+        { tail "$product/pip.log" >&2; die "pip failed"; }
+done
+cp "$product"/wheel/*.whl "$tree.new/srv/lab/"
 
-# Without being booted, with this machine's network.
-systemd-nspawn --register=no --keep-unit --quiet --console=pipe --directory="$tree.new" \
-    /srv/lab/install.sh "$release" </dev/null >"$product/install.log" 2>&1 ||
-    { tail "$product/install.log" >&2; die "installing failed, see $product/install.log"; }
+# inside TREE SCRIPT ARGUMENT...: in a tree that is not booted, with this machine's network
+inside() {
+    log=$product/${2%.sh}.log
+    directory=$1 script=$2
+    shift 2
+    systemd-nspawn --register=no --keep-unit --quiet --console=pipe --directory="$directory" \
+        "/srv/lab/$script" "$@" </dev/null >"$log" 2>&1 ||
+        { tail "$log" >&2; die "$script failed, see $log"; }
+}
+inside "$tree.new" install.sh "$release"
 
 # Booted, for what needs services.
 {
@@ -78,5 +89,9 @@ systemd-nspawn --register=no --keep-unit --quiet --console=pipe --directory="$tr
 rm -f "$tree.new/etc/systemd/system/tell-ready.service" \
     "$tree.new/etc/systemd/system/multi-user.target.wants/tell-ready.service"
 rm -rf "$tree.new"/var/log/journal/*
+rm -rf "$product/source" "$product/source.new"
+cp -a "$tree.new" "$product/source.new"
+inside "$product/source.new" source.sh
+mv "$product/source.new" "$product/source"
 mv "$tree.new" "$tree"
 printf '%s\n' "$stamp" >"$product/stamp"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # repack.sh NAME VERSION PACKAGE...: a flat repository /srv/lab/repo/NAME with
 # the packages of /srv/lab/debian under another version. From 16 on they have
-# the Python code and the files of barbican.whl in them.
+# the Python code and the files of the wheel of 16 in them.
 set -eu
 name=$1 version=$2
 shift 2
@@ -14,7 +14,7 @@ new_code() {
     case $1 in
         python3-barbican)
             rm -rf x/usr/lib/python3/dist-packages/*
-            unzip -q $lab/barbican.whl -d w
+            unzip -q $lab/barbican-16.*.whl -d w
             mv w/barbican w/barbican-*.dist-info x/usr/lib/python3/dist-packages/
             case $version in
                 1:17.*) sed -i 's/^Version: .*/Version: 17.0.0/' x/usr/lib/python3/dist-packages/*.dist-info/METADATA ;;
@@ -22,7 +22,7 @@ new_code() {
             rm -rf w
             ;;
         barbican-common)
-            unzip -q $lab/barbican.whl '*.data/*' -d w
+            unzip -q $lab/barbican-16.*.whl '*.data/*' -d w
             cp w/*.data/data/etc/barbican/barbican-api-paste.ini x/usr/share/barbican-common/
             rm -rf w
             ;;
@@ -42,8 +42,7 @@ for package; do
             1:16.*|1:17.*) new_code "$package" ;;
         esac
         if [ "$name:$package" = broken:barbican-common ]; then
-            sed -i '1a [ ! -e /run/fail-postinst ] || { echo "barbican-common: told to fail" >\&2; exit 1; }' \
-                x/DEBIAN/postinst
+            sed -i '1a [ ! -x /run/in-postinst ] || /run/in-postinst || exit 1' x/DEBIAN/postinst
         fi
         (cd x && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | xargs -0 md5sum) >md5sums
         mv md5sums x/DEBIAN/
