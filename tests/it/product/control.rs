@@ -1,6 +1,6 @@
 //! Without us: what the tests here are to notice does happen, and the lab is what it says.
 
-use super::{NEXT, Product, SAME, ZED};
+use super::{NEXT, Product, ZED};
 use crate::systemd::{API, LISTENER, WORKER};
 
 #[test]
@@ -22,14 +22,6 @@ fn without_us_services_run_while_packages_are_unpacked() {
     // The new code does run here, and reads what the old one wrote.
     product.expect_secrets();
     product.expect_dpkg_healthy();
-
-    // So it does on the way back, and the same again within a release.
-    product.offer(&["zed", "same"]);
-    let _ = product.apt(&format!("install --allow-downgrades {}", at(ZED))).expect(0);
-    assert_eq!(product.packages(), format!("installed {ZED}"));
-    let _ = product.apt("upgrade").expect(0);
-    assert_eq!(product.packages(), format!("installed {SAME}"));
-    product.expect_secrets();
 }
 
 #[test]
@@ -40,9 +32,4 @@ fn without_us_old_signatures_cost_every_secret() {
     let said = product.run("/srv/lab/read-secrets").expect(1);
     said.says("0 read, 6 not");
     said.says("Secret payload retrieval failure");
-}
-
-/// Barbican's packages, each at this version, for a command line of apt.
-fn at(version: &str) -> String {
-    super::PACKAGES.split(' ').map(|package| format!("{package}={version}")).collect::<Vec<_>>().join(" ")
 }

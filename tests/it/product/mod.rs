@@ -3,12 +3,16 @@
 //! What ran when is taken from systemd's journal, and what dpkg did from dpkg's status lines in the same journal: nothing here believes our own word.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::common::{Said, lab, said};
 use crate::systemd::{API, LISTENER, Machine, WORKER};
 
 mod control;
+mod odd;
+mod refusals;
+mod upgrade;
 mod watch;
 
 pub(crate) use watch::{Watch, What};
@@ -22,6 +26,9 @@ pub(crate) const PACKAGES: &str =
 pub(crate) const ZED: &str = "1:15.0.1-2";
 pub(crate) const SAME: &str = "1:15.0.1-2.1";
 pub(crate) const NEXT: &str = "1:16.0.2-1";
+pub(crate) const BROKEN: &str = "1:16.0.2-2";
+/// Where a test has put our package inside.
+pub(crate) const DEB: &str = "/srv/lab/keymgr-upgrade.deb";
 
 /// A host with Debian's Barbican 15.0.1, its services up.
 pub(crate) struct Product {
@@ -36,6 +43,30 @@ impl Product {
         let product = Self { machine };
         product.wait_for_api();
         product
+    }
+
+    /// Boots it and installs our package with dpkg.
+    pub(crate) fn with_tool() -> Self {
+        let product = Self::boot();
+        product.install_tool();
+        product
+    }
+
+    /// Installs our package with dpkg.
+    pub(crate) fn install_tool(&self) {
+        std::fs::copy(deb(), self.path(DEB)).unwrap();
+        self.ok(&format!("dpkg -i {DEB}"));
+    }
+
+    /// A path inside, as seen from outside.
+    pub(crate) fn path(&self, inside: &str) -> std::path::PathBuf {
+        self.machine.root.path().join(inside.trim_start_matches('/'))
+    }
+
+    /// Our program.
+    #[must_use = "look at the exit code, or at what was said"]
+    pub(crate) fn tool(&self, arguments: &str) -> Said {
+        self.run(&format!("keymgr-upgrade {arguments}"))
     }
 
     /// A command line of the operator, ready to run inside.
@@ -99,6 +130,19 @@ impl Product {
         assert_eq!(self.ok("/srv/lab/read-secrets"), "6 read, 0 not");
     }
 
+    /// When each unit was started last: differs as soon as one was stopped.
+    pub(crate) fn invocations(&self) -> Vec<String> {
+        UNITS.into_iter().map(|unit| self.ok(&format!("systemctl show -P InvocationID {unit}"))).collect()
+    }
+
+    /// Waits until a unit is at its end.
+    pub(crate) fn wait_for_end_of(&self, unit: &str) {
+        self.ok(&format!(
+            "pid=$(systemctl show -P MainPID {unit}); [ $pid = 0 ] || timeout 120 tail --pid=$pid -f /dev/null; \
+             while [ \"$(systemctl show -P ActiveState {unit})\" = deactivating ]; do :; done"
+        ));
+    }
+
     /// The state of a unit: `active`, `inactive`, `failed`.
     pub(crate) fn active(&self, unit: &str) -> String {
         self.run(&format!("systemctl is-active {unit}")).out.trim_end().to_owned()
@@ -155,6 +199,24 @@ impl Product {
         });
         Picture { code: self.packages(), database, files, units: units.collect() }
     }
+}
+
+/// Our package: the one that `KEYMGR_TEST_DEB` names, or one packed from the binary that these tests were built with.
+fn deb() -> String {
+    if let Ok(deb) = std::env::var("KEYMGR_TEST_DEB") {
+        return deb;
+    }
+    let product = lab("KEYMGR_TEST_PRODUCT");
+    let lab = Path::new(&product).ancestors().nth(2).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/package.sh");
+    let mut command = Command::new(script);
+    command.arg(env!("CARGO_BIN_EXE_keymgr-upgrade")).env("KEYMGR_LAB", lab);
+    said(&mut command).expect(0).out.trim_end().to_owned()
+}
+
+/// Barbican's packages, each at this version, for a command line of apt.
+pub(crate) fn at(version: &str) -> String {
+    PACKAGES.split(' ').map(|package| format!("{package}={version}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Code, database, files and units at a moment.
