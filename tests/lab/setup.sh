@@ -182,6 +182,6 @@ export KEYMGR_TEST_VENV_BARBICAN_10='$lab/barbican-10.0.0'
 export KEYMGR_TEST_VENV_READERS='$lab/readers'
 export KEYMGR_TEST_P11SHIM='$lab/libp11shim.so'
 export KEYMGR_TEST_SOFTHSM='$module'
-export KEYMGR_TEST_PRODUCT='$lab/product/tree'
+export KEYMGR_TEST_PRODUCT='$lab/product'
 EOF
 cmp -s "$lab/env.new" "$lab/env" 2>/dev/null && rm "$lab/env.new" || mv "$lab/env.new" "$lab/env"

@@ -12,6 +12,7 @@ use crate::systemd::{API, LISTENER, Machine, WORKER};
 mod control;
 mod odd;
 mod refusals;
+mod table;
 mod upgrade;
 mod watch;
 
@@ -22,6 +23,8 @@ pub(crate) const UNITS: [&str; 3] = [API, WORKER, LISTENER];
 /// The packages, as dpkg lists them.
 pub(crate) const PACKAGES: &str =
     "barbican-api barbican-common barbican-keystone-listener barbican-worker python3-barbican";
+/// All of them, where all run.
+pub(crate) const ALL: [&str; 3] = [API, WORKER, LISTENER];
 /// Versions in the repositories of tests/lab/product.
 pub(crate) const ZED: &str = "1:15.0.1-2";
 pub(crate) const SAME: &str = "1:15.0.1-2.1";
@@ -33,14 +36,28 @@ pub(crate) const DEB: &str = "/srv/lab/keymgr-upgrade.deb";
 /// A host with Debian's Barbican 15.0.1, its services up.
 pub(crate) struct Product {
     pub(crate) machine: Machine,
+    /// Whether its code comes from packages; from source it is below /opt.
+    packaged: bool,
 }
 
 impl Product {
     /// Boots it, without anything of ours.
     pub(crate) fn boot() -> Self {
+        Self::boot_tree("tree")
+    }
+
+    /// Boots the one whose code is installed from its source, and installs our package.
+    pub(crate) fn from_source() -> Self {
+        let product = Self { packaged: false, ..Self::boot_tree("source") };
+        product.install_tool();
+        product
+    }
+
+    fn boot_tree(name: &str) -> Self {
         let over = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/root");
-        let machine = Machine::boot_with(&["--tree", &lab("KEYMGR_TEST_PRODUCT"), over]);
-        let product = Self { machine };
+        let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join(name);
+        let machine = Machine::boot_with(&["--tree", tree.to_str().unwrap(), over]);
+        let product = Self { machine, packaged: true };
         product.wait_for_api();
         product
     }
@@ -115,6 +132,12 @@ impl Product {
     #[must_use = "look at the exit code, or at what was said"]
     pub(crate) fn apt(&self, arguments: &str) -> Said {
         self.run(&format!("apt-get -q -y -o Dpkg::Use-Pty=0 {arguments}"))
+    }
+
+    /// Writes a script that the shell runs inside.
+    pub(crate) fn script(&self, path: &str, text: &str) {
+        self.machine.write(path, &format!("#!/bin/sh -e\n{text}\n"));
+        self.ok(&format!("chmod 755 {path}"));
     }
 
     /// Waits until the API answers what needs its database.
@@ -197,7 +220,8 @@ impl Product {
         let units = UNITS.into_iter().map(|unit| {
             (unit, self.ok(&format!("systemctl show -P ActiveState -P UnitFileState -P DropInPaths {unit}")))
         });
-        Picture { code: self.packages(), database, files, units: units.collect() }
+        let code = if self.packaged { self.packages() } else { self.ok("readlink /opt/barbican") };
+        Picture { code, database, files, units: units.collect() }
     }
 }
 
@@ -207,7 +231,7 @@ fn deb() -> String {
         return deb;
     }
     let product = lab("KEYMGR_TEST_PRODUCT");
-    let lab = Path::new(&product).ancestors().nth(2).unwrap();
+    let lab = Path::new(&product).parent().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/package.sh");
     let mut command = Command::new(script);
     command.arg(env!("CARGO_BIN_EXE_keymgr-upgrade")).env("KEYMGR_LAB", lab);

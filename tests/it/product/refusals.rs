@@ -60,7 +60,10 @@ fn refused(product: &Product, undo: &str) -> Said {
     said.says("othing was unpacked");
     assert_eq!((product.packages(), product.invocations(), product.running()), before, "{}", said.all());
     assert!(ours(&said).iter().all(|l| l.chars().count() <= 80 && l.is_ascii()), "{}", said.all());
-    assert_eq!(product.ok("ls -d /etc/systemd/system/*barbican*.d /run/systemd/system/*barbican* 2>/dev/null || true"), "");
+    assert_eq!(
+        product.ok("ls -d /etc/systemd/system/*barbican*.d /run/systemd/system/*barbican* 2>/dev/null || true"),
+        ""
+    );
     assert!(!product.path("/var/lib/keymgr-upgrade/current").exists());
     product.ok(if undo.is_empty() { "true" } else { undo });
     said

@@ -61,7 +61,10 @@ fn expect_down_during(watch: &Watch, began: u64, ended: u64) {
         let stopped = watch.all(&What::Stopped, unit, "").filter(|e| e.at > began && e.at < from).count();
         assert_eq!(stopped, 1, "{unit} was stopped before the first unpacking:\n{watch}");
         let starts: Vec<_> = watch.all(&What::Started, unit, "").filter(|e| e.at > began).collect();
-        assert!(matches!(starts[..], [start] if start.at > packages && start.at < ended), "{unit}: {starts:#?}\n{watch}");
+        assert!(
+            matches!(starts[..], [start] if start.at > packages && start.at < ended),
+            "{unit}: {starts:#?}\n{watch}"
+        );
     }
 }
 
@@ -84,6 +87,7 @@ fn figures(product: &Product, watch: &Watch, began: u64) {
     ];
     let text: String = spans.iter().map(|(name, a, b)| format!("{name:14} {:6} ms\n", (b - a) / 1000)).collect();
     println!("{text}");
-    let steps = product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 40");
+    let steps =
+        product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 40");
     println!("{steps}");
 }
