@@ -243,6 +243,8 @@ impl Run {
             format!("step {} of {} {words}: {title}{colon}{more}", index + 1, self.plan.steps.len())
         };
         Some(match event {
+            // Looked at once more, behind the code that came.
+            Event::StepDone { step: index, .. } if self.state.get(*index).done.is_some() => return None,
             Event::StepDone { step: index, changed: true, detail, .. } => (StepDone, step(*index, "done", detail)),
             Event::StepDone { step: index, detail, .. } => (StepDone, step(*index, "done, unchanged", detail)),
             Event::StepFailed { step: index, error } => (StepFailed, step(*index, "failed", error)),

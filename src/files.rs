@@ -97,13 +97,15 @@ impl Root {
     fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-        rustix::fs::openat2(
-            &self.directory,
-            relative,
-            flags | OFlags::CLOEXEC,
-            mode,
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        // A rename or mount anywhere on the machine makes the kernel unsure of a `..`: EAGAIN, see openat2(2). /etc/os-release is such a link.
+        let mut tries = 1000;
+        loop {
+            match rustix::fs::openat2(&self.directory, relative, flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN) if tries > 0 => tries -= 1,
+                opened => return opened,
+            }
+        }
     }
 
     /// Reads a regular file; `None` if there is none.
@@ -483,6 +485,36 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("etc/real")).unwrap();
         let root = Root::open(dir.path()).unwrap();
         (dir, root)
+    }
+
+    /// Not a race of ours: any rename on the machine, in whatever directory, disturbs the resolution of `..`.
+    #[test]
+    fn renames_elsewhere_do_not_disturb() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (dir, root) = sandbox();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
+        std::fs::File::create(dir.path().join("usr/lib/os-release")).unwrap();
+        symlink("../usr/lib/os-release", dir.path().join("etc/os-release")).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let [a, b] = ["a", "b"].map(|n| elsewhere.path().join(n));
+                std::fs::create_dir(&a).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    std::fs::rename(&a, &b).unwrap();
+                    std::fs::rename(&b, &a).unwrap();
+                }
+            });
+            for _ in 0..20_000 {
+                let read = root.read(Path::new("/etc/os-release"));
+                if read.is_err() {
+                    done.store(true, Ordering::Relaxed);
+                }
+                assert!(read.unwrap().is_some());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
     }
 
     #[test]

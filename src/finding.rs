@@ -563,7 +563,7 @@ fn backup(case: &Case<'_>, all: &mut Vec<Finding>) {
     let Ok(facts) = &case.deployment.database else { return };
     let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
     let wanted = case.draft.as_ref().is_ok_and(|draft| draft.plan.steps.iter().any(writes));
-    for problem in facts.backup_problems.iter().filter(|_| wanted) {
+    for problem in facts.problems.iter().filter(|_| wanted) {
         let id = if case.settings.backup { "backup" } else { "database-privileges" };
         all.push(Finding::fail(id, problem.title.as_str()).remedy(problem.remedy.as_str()));
     }

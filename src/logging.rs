@@ -50,12 +50,22 @@ pub enum Event {
     Done,
     /// The run is undone.
     RolledBack,
+    /// Nothing got on any more, and the service ends.
+    Hung,
 }
 
 impl Event {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Begun, Self::StepDone, Self::StepFailed, Self::Waiting, Self::Interrupted, Self::Done, Self::RolledBack];
+    pub const ALL: [Self; 8] = [
+        Self::Begun,
+        Self::StepDone,
+        Self::StepFailed,
+        Self::Waiting,
+        Self::Interrupted,
+        Self::Done,
+        Self::RolledBack,
+        Self::Hung,
+    ];
 
     /// Its `MESSAGE_ID=`. It never changes: others filter by it.
     #[must_use]
@@ -68,12 +78,13 @@ impl Event {
             Self::Interrupted => "ef9694eb23a74311b8883c498a22f078",
             Self::Done => "5e3136b307bf4060a86186b34d81995d",
             Self::RolledBack => "97190cb384d0492a859f35481c3c5e6f",
+            Self::Hung => "27d3ef1885aa4b02ab4c3af6a4456194",
         }
     }
 
     fn level(self) -> Level {
         match self {
-            Self::StepFailed => Level::Error,
+            Self::StepFailed | Self::Hung => Level::Error,
             Self::Waiting | Self::Interrupted => Level::Warn,
             Self::Begun | Self::StepDone | Self::Done | Self::RolledBack => Level::Info,
         }

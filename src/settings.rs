@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use configparser::ini::{Ini, IniDefault};
 
+use crate::db::Orphans;
 use crate::files::Root;
 
 /// The settings file, below the root.
@@ -22,15 +23,6 @@ pub enum Way {
     Slurp,
     /// Any distance, carrying out every release in between.
     FastForward,
-}
-
-/// What to do with consumer rows that name a project which is gone (revision 8c74e2d7f1ff adds a foreign key).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Orphans {
-    /// Refuse, and list them.
-    Refuse,
-    /// Keep the row, and clear its project.
-    Null,
 }
 
 /// What the hooks of the package manager do.

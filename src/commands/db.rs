@@ -12,7 +12,6 @@ use crate::deployment::{Deployment, Depth, Site};
 use crate::error::{Exit, Failure};
 use crate::plan::{Kind, Plan, schema_steps};
 use crate::release::Catalogue;
-use crate::settings;
 use crate::step::Step;
 
 pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
@@ -227,18 +226,14 @@ fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Pla
 }
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
-    if let Some(problem) = deployment.database.as_ref().ok().and_then(|facts| facts.backup_problems.first()) {
+    if let Some(problem) = deployment.database.as_ref().ok().and_then(|facts| facts.problems.first()) {
         let what = if session.host.settings.backup { "no backup can be taken" } else { "a migration would fail" };
         let error = anyhow!("{what}: {}", problem.title);
         return Err(Failure::new(Exit::Blocked, error).hint(problem.remedy.clone()).next("check"));
     }
     let database = deployment.site.open(Access::ReadOnly)?;
     database.leads_to(at, to).map_err(|e| Failure::new(Exit::Blocked, e).next("db verify"))?;
-    let orphans = match session.host.settings.orphans {
-        settings::Orphans::Refuse => Orphans::Refuse,
-        settings::Orphans::Null => Orphans::Null,
-    };
-    let offences = database.preconditions(Some(at), to, orphans).map_err(anyhow::Error::from)?;
+    let offences = database.preconditions(Some(at), to, session.host.settings.orphans).map_err(anyhow::Error::from)?;
     let Some(first) = offences.first() else { return Ok(()) };
     for offence in &offences {
         session.ui.line(offence.line());

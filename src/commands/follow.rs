@@ -4,7 +4,7 @@
 //! the view does not touch the work.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, PipeReader, Write};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -96,6 +96,8 @@ pub(super) fn ask(
     if let Some(by) = Request::waits(root) {
         return Err(anyhow::Error::from(journal::Error::Locked(format!("{UNIT}, just asked by {by}"))).into());
     }
+    // From here on a signal ends the view, and nothing between the request and its start.
+    let interrupted = interruptions().context("handling signals")?;
     root.make_directory(Path::new(RUN), 0o700)?;
     let mut outputs = Vec::new();
     for path in output_paths() {
@@ -112,7 +114,7 @@ pub(super) fn ask(
         let result = systemd
             .launch(UNIT)
             .map_err(anyhow::Error::from)
-            .and_then(|launch| follow(systemd, launch, &mut outputs, &mut view, end));
+            .and_then(|launch| follow(systemd, launch, &interrupted, &mut outputs, &mut view, end));
         match result {
             Ok(Watched::Left) => return Ok(Followed::Left),
             Ok(Watched::Late) => return Ok(Followed::Late),
@@ -137,10 +139,20 @@ enum Watched {
     Late,
 }
 
+/// What can be read from once SIGINT, SIGTERM or SIGHUP has come.
+fn interruptions() -> io::Result<PipeReader> {
+    let (reader, writer) = io::pipe()?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
+    }
+    Ok(reader)
+}
+
 /// Copies what the service says until it is at rest.
 fn follow(
     systemd: &Systemd,
     launch: Launch,
+    interrupted: &PipeReader,
     outputs: &mut [File],
     view: &mut View<'_>,
     end: Option<Instant>,
@@ -148,10 +160,6 @@ fn follow(
     let news = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     for path in output_paths() {
         inotify::add_watch(&news, &path, inotify::WatchFlags::MODIFY)?;
-    }
-    let (interrupted, interrupt) = io::pipe()?;
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, interrupt.try_clone()?)?;
     }
     let (over, alive) = io::pipe()?;
     let (sender, receiver) = mpsc::channel();
@@ -207,7 +215,7 @@ fn outcome(root: &Root, ended: &Ended) -> Result<Exit, Failure> {
         None => "ended without a word".to_owned(),
     };
     let error = match ended.result.as_str() {
-        "timeout" => anyhow!("{UNIT} made no progress any more, and systemd ended it (timeout)"),
+        "watchdog" => anyhow!("{UNIT} made no progress any more, and systemd ended it (watchdog)"),
         result => anyhow!("{UNIT} {how} (job {}, result {result})", ended.job),
     };
     let see = format!("see there why: journalctl -u {UNIT}");

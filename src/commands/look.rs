@@ -2,13 +2,13 @@
 
 use crate::approval::Approval;
 use crate::cli::{Target, Word};
-use crate::db::{self, Access, Offence, Orphans};
+use crate::db::{self, Access, Offence};
 use crate::deployment::{Code, Deployment, Depth};
 use crate::error::{Exit, Failure};
 use crate::finding::{Around, Case, Finding, OTHER_WRITERS, Severity, findings};
 use crate::plan::{Draft, upgrade};
 use crate::release::{Applicable, Catalogue, Mode, Note, PathError, Release};
-use crate::settings::{self, Way};
+use crate::settings::Way;
 use crate::step::Step;
 use crate::time;
 
@@ -195,9 +195,6 @@ fn offences(session: &Session, deployment: &mut Deployment, draft: Option<&Draft
             remedy: "see who made it and why; rename or remove it".to_owned(),
         }]);
     }
-    let orphans = match session.host.settings.orphans {
-        settings::Orphans::Refuse => Orphans::Refuse,
-        settings::Orphans::Null => Orphans::Null,
-    };
+    let orphans = session.host.settings.orphans;
     Ok(database.preconditions(Some(from), to, orphans).map_err(anyhow::Error::from)?)
 }

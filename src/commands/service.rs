@@ -35,8 +35,7 @@ pub(super) fn service(session: &mut Session, request: Option<Request>) -> Outcom
     logging::to_journal();
     let _inhibitor = match Systemd::connect(None) {
         Ok(systemd) => {
-            let unit = systemd.units(&session.host.root, &[follow::UNIT.to_owned()]).map_err(anyhow::Error::from)?;
-            notify::begin(unit.first().and_then(|unit| unit.timeout_start));
+            notify::begin();
             systemd.inhibit_shutdown("Barbican is being upgraded; stop it first: systemctl stop keymgr-upgrade")
         }
         Err(error) => {

@@ -3,7 +3,7 @@
 use super::look::Look;
 use super::plan::{diffs_with, revisions_of};
 use super::{Session, globals};
-use crate::db::{Access, Dialect};
+use crate::db::{Access, Dialect, shell_word};
 use crate::error::Failure;
 use crate::step::Step;
 
@@ -16,7 +16,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
     let database = look.deployment.site.open(Access::ReadOnly)?;
     let dialect = database.dialect();
     let (client, dump) = database.by_hand().map_err(anyhow::Error::from)?;
-    let words: Vec<String> = globals(&session.global).iter().map(|w| quoted(w)).collect();
+    let words: Vec<String> = globals(&session.global).iter().map(|w| shell_word(w)).collect();
     let ours = [&["keymgr-upgrade".to_owned()], words.as_slice()].concat().join(" ");
     let image = !session.host.root.is_host();
     // Lines around a change may hold secrets, and would then not be found in the file.
@@ -58,7 +58,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
                 let file = path.display().to_string();
                 lines.push(format!(
                     "cp -a {} \"$backup\"",
-                    quoted(&session.host.root.shown(path).display().to_string())
+                    shell_word(&session.host.root.shown(path).display().to_string())
                 ));
                 if let Some((_, text)) = diffs.iter().find(|(p, _)| *p == file) {
                     edit(&root.display().to_string(), text, &mut lines);
@@ -104,27 +104,7 @@ fn edit(root: &str, diff: &str, lines: &mut Vec<String>) {
     if diff.lines().filter(changed).any(|l| l.contains("***")) {
         lines.push("# *** stands for a secret: put it in its place first".to_owned());
     }
-    lines.push(format!("patch --binary -p1 -d {} <<'PATCH'", quoted(root)));
+    lines.push(format!("patch --binary -p1 -d {} <<'PATCH'", shell_word(root)));
     lines.extend(diff.lines().map(str::to_owned));
     lines.push("PATCH".to_owned());
-}
-
-/// A word that the shell takes as it is.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:=@,%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_survive_the_shell() {
-        assert_eq!(["/a/b-c.d", "a b", "it's", ""].map(quoted), ["/a/b-c.d", "'a b'", "'it'\\''s'", "''"]);
-    }
 }

@@ -213,6 +213,16 @@ impl Guard {
             }
             Self::RenameTable { old, new } => {
                 rename(shape, &Renames { tables: [(old.clone(), new.clone())].into(), ..Renames::default() });
+                if place.dialect == Dialect::Mysql
+                    && let Some(table) = shape.tables.get_mut(new)
+                {
+                    // Names that the server made up follow the table's.
+                    for (name, _) in &mut table.foreign_key_names {
+                        if let Some(number) = name.strip_prefix(&format!("{old}_ibfk_")) {
+                            *name = format!("{new}_ibfk_{number}");
+                        }
+                    }
+                }
             }
             Self::RenameColumn { table, old, new } => {
                 let columns = [(format!("{table}.{old}"), format!("{table}.{new}"))].into();
@@ -333,17 +343,9 @@ fn judge_new_table(live: &Shape, table: &str, place: Place<'_>) -> Verdict {
     if !live.tables.contains_key(table) {
         return once();
     }
-    let mut differences = place.known.unexplained_of(table, live);
-    differences.retain(|difference| {
-        // An index that a later statement of the revision makes.
-        !place.later.iter().any(|g| match &g.guard {
-            Guard::MakeIndex { table: t, columns, unique: false, .. } if t == table => {
-                *difference == format!("table {table}: the index on ({}) is missing", columns.join(", "))
-            }
-            _ => false,
-        })
-    });
-    match differences.first() {
+    let mut wanted = place.known.fresh.tables.get(table).cloned().unwrap_or_default();
+    wanted.indexes.retain(|i| i.unique || !made_later(place.later, table, &i.columns));
+    match place.known.unexplained_of(table, wanted, live).first() {
         None => Verdict::Done,
         Some(first) => Verdict::Stop(format!("table {table} is there already, and not as it should be: {first}")),
     }

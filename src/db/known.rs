@@ -7,7 +7,7 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    Dialect, Result, Shape, Table, Verification, chain,
+    Dialect, Error, Result, Shape, Table, Verification, chain,
     chain::{Leftover, Revision},
     error, position,
 };
@@ -16,7 +16,7 @@ use super::{
 /// spelled alike, and what older databases have different.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) fresh: Shape,
+    pub(super) fresh: Arc<Shape>,
     leftovers: Vec<&'static Leftover>,
 }
 
@@ -31,8 +31,7 @@ impl Known {
                 leftovers.push(leftover);
             }
         }
-        let fresh = known(revision, Kind::Fresh)?.first().map(|(_, shape)| shape.clone()).unwrap_or_default();
-        Ok(Self { fresh, leftovers })
+        Ok(Self { fresh: fresh(revision)?, leftovers })
     }
 
     /// Compares a live shape.
@@ -48,13 +47,13 @@ impl Known {
         Verification { matches, differences, leftovers, half_done: None, extras }
     }
 
-    /// The differences of one table that nothing explains.
-    pub(super) fn unexplained_of(&self, table: &str, live: &Shape) -> Vec<String> {
-        let only = |shape: &Shape| Shape {
-            tables: shape.tables.get(table).map(|t| (table.to_owned(), t.clone())).into_iter().collect(),
+    /// The differences of one live table from `wanted` that nothing explains.
+    pub(super) fn unexplained_of(&self, table: &str, wanted: Table, live: &Shape) -> Vec<String> {
+        let only = |one: Option<Table>| Shape {
+            tables: one.map(|t| (table.to_owned(), t)).into_iter().collect(),
             ..Shape::default()
         };
-        let mut differences = only(&self.fresh).compare(&only(live)).0;
+        let mut differences = only(Some(wanted)).compare(&only(live.tables.get(table).cloned())).0;
         differences.retain(|d| !self.explains(d));
         differences
     }
@@ -70,50 +69,33 @@ pub(super) fn why(difference: &str, dialect: Dialect) -> Option<&'static str> {
     all.filter(|l| l.dialects.contains(&dialect)).find(|l| l.explains(difference)).map(|l| l.why.as_str())
 }
 
-type Shapes = Arc<Vec<(String, Shape)>>;
-
-/// By position in the chain and kind; building one takes some milliseconds.
-static CACHE: Mutex<BTreeMap<(usize, Kind), Shapes>> = Mutex::new(BTreeMap::new());
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
-    /// What our statements make of nothing.
-    Fresh,
-    /// What they make of the other shapes found in the field.
-    Variants,
-}
-
 /// Compares a live shape with those known for `revision`, and names the differences from the nearest.
 pub(super) fn verify(live: &Shape, revision: &str) -> Result<Verification> {
-    let mut nearest: Option<Verification> = None;
+    let fresh = fresh(revision)?;
+    let mut nearest = compare("a fresh installation", &fresh, live, revision)?;
+    if nearest.matches.is_some() {
+        return Ok(nearest);
+    }
     // Most databases have the fresh shape: the others are built only when they are needed.
-    for kind in [Kind::Fresh, Kind::Variants] {
-        for (name, shape) in known(revision, kind)?.iter() {
-            let (mut differences, mut extras) = shape.compare(live);
-            if !extras.is_empty() {
-                collisions(live, shape, revision, &mut differences, &mut extras)?;
-            }
-            if differences.is_empty() {
-                let leftovers = match kind {
-                    Kind::Fresh => Vec::new(),
-                    Kind::Variants => {
-                        known(revision, Kind::Fresh)?.first().map(|(_, f)| f.compare(live).0).unwrap_or_default()
-                    }
-                };
-                return Ok(Verification {
-                    leftovers,
-                    matches: Some(name.clone()),
-                    differences,
-                    extras,
-                    ..Verification::default()
-                });
-            }
-            if nearest.as_ref().is_none_or(|n| differences.len() < n.differences.len()) {
-                nearest = Some(Verification { matches: None, differences, extras, ..Verification::default() });
-            }
+    for (name, shape) in variants(revision)?.iter() {
+        let found = compare(name, shape, live, revision)?;
+        if found.matches.is_some() {
+            return Ok(Verification { leftovers: fresh.compare(live).0, ..found });
+        }
+        if found.differences.len() < nearest.differences.len() {
+            nearest = found;
         }
     }
-    Ok(nearest.unwrap_or_default())
+    Ok(nearest)
+}
+
+fn compare(name: &str, known: &Shape, live: &Shape, revision: &str) -> Result<Verification> {
+    let (mut differences, mut extras) = known.compare(live);
+    if !extras.is_empty() {
+        collisions(live, known, revision, &mut differences, &mut extras)?;
+    }
+    let matches = differences.is_empty().then(|| name.to_owned());
+    Ok(Verification { matches, differences, extras, ..Verification::default() })
 }
 
 /// A table that a later revision creates is no extra where it has another shape there: that revision would fail on it. Some interrupted
@@ -129,12 +111,9 @@ fn collisions(
     for (name, table) in live.tables.iter().filter(|(name, _)| !here.tables.contains_key(*name)) {
         let creates = |r: &&Revision| r.sqlite.iter().any(|s| s.starts_with("CREATE TABLE") && mentions(s, name));
         let Some(creator) = later.iter().find(creates) else { continue };
-        let shapes = known(&creator.id, Kind::Fresh)?;
-        let fits = |(_, shape): &(String, Shape)| {
-            let only = |table: &Table| Shape { tables: [(name.clone(), table.clone())].into(), ..Shape::default() };
-            shape.tables.get(name).is_some_and(|wanted| only(wanted).compare(&only(table)).0.is_empty())
-        };
-        if !shapes.iter().any(fits) {
+        let only = |table: &Table| Shape { tables: [(name.clone(), table.clone())].into(), ..Shape::default() };
+        let created = fresh(&creator.id)?;
+        if !created.tables.get(name).is_some_and(|wanted| only(wanted).compare(&only(table)).0.is_empty()) {
             differences.push(format!("table {name} is in the way of revision {}, which creates it", creator.id));
             extras.retain(|extra| *extra != format!("table {name}"));
         }
@@ -148,33 +127,63 @@ fn mentions(statement: &str, word: &str) -> bool {
     first.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|w| w == word)
 }
 
-fn known(revision: &str, kind: Kind) -> Result<Shapes> {
+/// What our statements make of nothing, kept where they stopped: most shapes are asked for in the order of the chain.
+#[derive(Default)]
+struct Fresh {
+    conn: Option<Connection>,
+    /// How many revisions were run on it.
+    done: usize,
+    /// By position in the chain.
+    shapes: BTreeMap<usize, Arc<Shape>>,
+}
+
+impl Fresh {
+    fn at(&mut self, last: usize) -> rusqlite::Result<Arc<Shape>> {
+        if let Some(known) = self.shapes.get(&last) {
+            return Ok(Arc::clone(known));
+        }
+        let kept = self.conn.take().filter(|_| self.done <= last);
+        let (conn, done) = match kept {
+            Some(conn) => (conn, self.done),
+            None => (memory()?, 0),
+        };
+        run(&conn, chain().get(done..=last).unwrap_or_default())?;
+        let shape = Arc::new(Shape::read(&conn)?);
+        (self.conn, self.done) = (Some(conn), last + 1);
+        self.shapes.insert(last, Arc::clone(&shape));
+        Ok(shape)
+    }
+}
+
+/// The shape of a fresh installation at `revision`.
+fn fresh(revision: &str) -> Result<Arc<Shape>> {
+    static FRESH: Mutex<Option<Fresh>> = Mutex::new(None);
     let last = position(revision)?;
-    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = cache.get(&(last, kind)) {
+    let mut fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner);
+    fresh.get_or_insert_default().at(last).map_err(|e| unbuilt(revision, e))
+}
+
+/// The other shapes found in the field, by their names. Each is what it was at its revision, taken on to this one. Most are levelled out on the
+/// way and come out as fresh ones; that does no harm.
+fn variants(revision: &str) -> Result<Arc<Vec<(String, Shape)>>> {
+    type Shapes = Arc<Vec<(String, Shape)>>;
+    static VARIANTS: Mutex<BTreeMap<usize, Shapes>> = Mutex::new(BTreeMap::new());
+    let last = position(revision)?;
+    let mut cache = VARIANTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = cache.get(&last) {
         return Ok(Arc::clone(known));
     }
-    let revisions = chain().get(..=last).unwrap_or_default();
-    let built = match kind {
-        Kind::Fresh => fresh(revisions),
-        Kind::Variants => variants(revisions),
-    };
-    let built =
-        built.map_err(|e| error::sqlite("(memory)".as_ref(), format!("cannot build the schema of {revision}"), e))?;
+    let built = build_variants(chain().get(..=last).unwrap_or_default()).map_err(|e| unbuilt(revision, e))?;
     let known = Arc::new(built);
-    cache.insert((last, kind), Arc::clone(&known));
+    cache.insert(last, Arc::clone(&known));
     Ok(known)
 }
 
-fn fresh(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
-    let conn = memory()?;
-    run(&conn, revisions)?;
-    Ok(vec![("a fresh installation".to_owned(), Shape::read(&conn)?)])
+fn unbuilt(revision: &str, why: rusqlite::Error) -> Error {
+    error::sqlite("(memory)".as_ref(), format!("cannot build the schema of {revision}"), why)
 }
 
-/// Each variant as it was at its revision, taken on to the last one. Most are levelled out on the way and
-/// come out as fresh ones; that does no harm.
-fn variants(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
+fn build_variants(revisions: &[Revision]) -> rusqlite::Result<Vec<(String, Shape)>> {
     let mut known = Vec::new();
     for (n, revision) in revisions.iter().enumerate() {
         for (name, statements) in &revision.variants {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use rusqlite::{Connection, backup::StepResult};
 
 use super::{
-    Dialect, Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
+    Dialect, Error, Migrated, Offence, Orphans, Result, Shape, between,
     chain::{Renames, Revision},
-    inventory, known, precondition,
+    inventory, known, ledger, precondition,
     rows::{row_counts, show},
     shape::LEDGER,
-    sqlite::{Sqlite, has_table, quoted, write_ledger},
+    sqlite::{Sqlite, has_table, quoted},
 };
 use crate::crash;
 use crate::systemd::notify;
@@ -66,17 +66,8 @@ impl Sqlite {
 
     /// The ledger and the live schema must both be what the caller thinks.
     fn check_start(&self, from: Option<&str>) -> Result<()> {
-        let not_at =
-            |found: &str| Error::NotAt { expected: from.unwrap_or("no revision").to_owned(), found: found.to_owned() };
-        match (from, self.revision()?) {
-            (Some(id), Ledger::At(found)) if found == id => self.check_shape(id),
-            (None, Ledger::NoTable | Ledger::Empty) => match self.shape()?.tables.into_keys().next() {
-                None => Ok(()),
-                Some(table) => Err(not_at(&format!("an unknown one (no ledger, but a table {table})"))),
-            },
-            (_, Ledger::At(found)) => Err(not_at(&found)),
-            (Some(_), Ledger::NoTable | Ledger::Empty) => Err(not_at("no revision")),
-        }
+        self.revision()?.starts(from, &self.shape()?)?;
+        from.map_or(Ok(()), |id| self.check_shape(id))
     }
 
     fn check_shape(&self, revision: &str) -> Result<()> {
@@ -119,8 +110,9 @@ impl Sqlite {
                 return Err(Error::Lost { revision: revision.id.clone(), lost });
             }
         }
-        let written = write_ledger(&self.conn, &revision.id);
-        ran.extend(written.map_err(self.fail("cannot write alembic_version"))?);
+        let written = ledger::statements(self.revision(), &revision.id)?;
+        self.write_ledger(&written)?;
+        ran.extend(written);
         Ok(ran)
     }
 

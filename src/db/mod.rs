@@ -11,6 +11,7 @@ mod guard;
 mod hex;
 mod inventory;
 mod known;
+mod ledger;
 mod lock;
 mod migrate;
 mod precondition;
@@ -34,6 +35,7 @@ pub use direct::{pooler, same};
 pub use dump::{DumpError, FIRST, Problem, shell_word};
 pub use error::{Error, Result};
 pub use hex::{HexColumn, decode_hex_text, is_hex_text};
+pub use ledger::Ledger;
 pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
@@ -46,17 +48,6 @@ pub enum Access {
     ReadOnly,
     /// May write; an existing file is never replaced and a missing one never created.
     ReadWrite,
-}
-
-/// What `alembic_version` says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ledger {
-    /// There is no such table.
-    NoTable,
-    /// The table has no row.
-    Empty,
-    /// One row with a known revision.
-    At(String),
 }
 
 /// What to do with secret consumers whose project no longer exists, when 8c74e2d7f1ff adds the foreign key.

@@ -8,14 +8,8 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::{Access, Error, Ledger, Proof, Result, Shape, Verification, error, known, position, shape::LEDGER};
+use super::{Access, Error, Ledger, Proof, Result, Shape, Verification, error, known, ledger, position, shape::LEDGER};
 use crate::crash;
-
-/// How alembic creates its table today. An older one, without the key, is kept as found.
-const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (
-    version_num VARCHAR(32) NOT NULL,
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
-)";
 
 /// An open file.
 #[derive(Debug)]
@@ -83,12 +77,7 @@ impl Sqlite {
             let mut query = self.conn.prepare("SELECT version_num FROM alembic_version ORDER BY 1")?;
             query.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
         };
-        let ids = ids().map_err(self.fail("cannot read alembic_version"))?;
-        match ids.as_slice() {
-            [] => Ok(Ledger::Empty),
-            [id] => position(id).map(|_| Ledger::At(id.clone())),
-            _ => Err(Error::TwoHeads(ids)),
-        }
+        Ledger::of(ids().map_err(self.fail("cannot read alembic_version"))?)
     }
 
     pub(super) fn size(&self) -> Result<u64> {
@@ -114,19 +103,12 @@ impl Sqlite {
     }
 
     fn stamp_inside(&self, revision: &str, proof: Proof) -> Result<()> {
-        // An unknown revision is what stamping may mend; two of them it cannot.
-        if let Err(two @ Error::TwoHeads(_)) = self.revision() {
-            return Err(two);
-        }
-        let verification = self.verify(revision)?;
-        if proof == Proof::Verified && verification.matches.is_none() {
-            return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
-        }
-        if self.revision().is_ok_and(|now| now == Ledger::At(revision.to_owned())) {
-            return Ok(());
-        }
-        write_ledger(&self.conn, revision).map_err(self.fail("cannot write alembic_version"))?;
-        Ok(())
+        self.write_ledger(&ledger::stamp(self.revision(), revision, proof, || self.verify(revision))?)
+    }
+
+    /// Writes the one row of `alembic_version`.
+    pub(super) fn write_ledger(&self, statements: &[String]) -> Result<()> {
+        self.conn.execute_batch(&statements.join(";\n")).map_err(self.fail("cannot write alembic_version"))
     }
 
     /// Starts a transaction that holds the write lock from the first moment.
@@ -196,30 +178,12 @@ pub(super) fn connect(path: &Path, flags: OpenFlags, busy_timeout: Duration) -> 
     Ok(conn)
 }
 
-/// Writes the one row of `alembic_version`, which is created where absent, and says which statements did it.
-pub(super) fn write_ledger(conn: &Connection, revision: &str) -> rusqlite::Result<Vec<String>> {
-    let mut statements = Vec::new();
-    if !has_table(conn, LEDGER)? {
-        statements.push(CREATE_LEDGER.to_owned());
-        conn.execute_batch(CREATE_LEDGER)?;
-    }
-    let old: Option<String> =
-        conn.query_row("SELECT version_num FROM alembic_version", [], |row| row.get(0)).optional()?;
-    let write = match old {
-        Some(old) => format!("UPDATE alembic_version SET version_num = '{revision}' WHERE version_num = '{old}'"),
-        None => format!("INSERT INTO alembic_version (version_num) VALUES ('{revision}')"),
-    };
-    conn.execute_batch(&write)?;
-    statements.push(write);
-    Ok(statements)
-}
-
 pub(super) fn has_table(conn: &Connection, table: &str) -> rusqlite::Result<bool> {
     let query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1";
     Ok(conn.query_row(query, [table], |_| Ok(())).optional()?.is_some())
 }
 
-/// A name as SQL writes it.
+/// A name as SQL writes it; MySQL does so too in the sql_mode that we set.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -42,7 +42,7 @@ pub struct DatabaseFacts {
     /// Bytes of the file, or of Barbican's tables.
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; where none is wanted, what the user may not do though a migration has to.
-    pub backup_problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
     /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts).
     pub hex_text: BTreeMap<HexColumn, u64>,
     /// The statement that keeps the server from making such rows; none where it does not.
@@ -264,11 +264,7 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger) -> Result<Database
         verification,
         rows: database.row_counts()?,
         size: database.size()?,
-        backup_problems: if host.settings.backup {
-            database.backup_problems()?
-        } else {
-            database.missing_privileges()?
-        },
+        problems: if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? },
         hex_text: database.hex_counts()?,
         hex_cure: database.hex_cure()?,
     })

@@ -15,7 +15,6 @@ use crate::crash;
 use crate::db::{self, Access, Database, Dialect, Ledger};
 use crate::files;
 use crate::journal::private;
-use crate::settings::Orphans;
 
 const ABOUT: &str = "backup/database.json";
 const KEKS: &str = "kek_data.json";
@@ -273,14 +272,10 @@ pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
 }
 
 pub(super) fn apply(context: &mut Context<'_>, from: &str, to: &str) -> Result<()> {
-    let orphans = match context.settings().orphans {
-        Orphans::Refuse => db::Orphans::Refuse,
-        Orphans::Null => db::Orphans::Null,
-    };
     let mut database = context.site.open(Access::ReadWrite)?;
     let now = revision(&database)?;
     let from = if database.dialect() == Dialect::Mysql { &now } else { from };
-    let migrated = database.migrate(Some(from), to, orphans)?;
+    let migrated = database.migrate(Some(from), to, context.settings().orphans)?;
     for dangling in &migrated.dangling {
         log::warn!("reference to nowhere, as before: {dangling}");
     }

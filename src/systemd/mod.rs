@@ -125,8 +125,6 @@ pub struct UnitState {
     pub environment: Vec<(String, SecretString)>,
     /// The program of the first `ExecStart=` (its path, also where argv[0] is another) and its arguments; empty if there is none.
     pub exec_start: Vec<String>,
-    /// `TimeoutStartSec=`; `None` is infinity.
-    pub timeout_start: Option<Duration>,
     /// `TimeoutStopSec=`; `None` is infinity.
     pub timeout_stop: Option<Duration>,
     /// Its control group, from the root of the hierarchy; empty while it has none.
@@ -329,7 +327,6 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         group: None,
         environment: Vec::new(),
         exec_start: Vec::new(),
-        timeout_start: None,
         timeout_stop: None,
         control_group: String::new(),
     };
@@ -344,7 +341,6 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
             state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();
         }
-        state.timeout_start = service.take_span("TimeoutStartUSec")?;
         state.timeout_stop = service.take_span("TimeoutStopUSec")?;
         state.control_group = service.take("ControlGroup")?;
     }

@@ -1,66 +1,74 @@
-//! What the service tells systemd of itself: the step at work, and that it gets on.
+//! What the service tells systemd of itself: the step at work, and where it hangs.
 //!
-//! The service's time limit is that of a hang. It is counted anew from every [`beat`], and for as long as somebody else is known to work for us,
-//! [`elsewhere`]; so a run may take hours, and a hang ends in a timeout that systemd reports. Without a service all of this is nothing.
+//! A run may take hours, so there is no limit on the whole, but one on the time without progress: it is counted anew from every [`beat`], and stands
+//! still as long as somebody else is known to work for us, [`elsewhere`]. Whoever is beyond it is ended by systemd as a failed watchdog. The limit is
+//! the unit's `WatchdogSec=`, which systemd itself does not enforce while a unit is starting, as ours is from beginning to end; nor would
+//! `EXTEND_TIMEOUT_USEC=` do: at every daemon-reload, ours and those of packages, systemd forgets what a start was extended by, and ends it.
+//! Without a service all of this is nothing.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use sd_notify::NotifyState;
 
-/// How long without progress is a hang, and since when beats are counted. Unset: there is nobody to tell.
-static LIMIT: OnceLock<(Option<Duration>, Instant)> = OnceLock::new();
-/// When the last beat was passed on, in milliseconds since then.
+use crate::logging::{self, Event};
+
+/// Since when beats are counted. Unset: there is nobody to tell.
+static BEGAN: OnceLock<Instant> = OnceLock::new();
+/// When the last beat was, in milliseconds since then.
 static LAST: AtomicU64 = AtomicU64::new(0);
 /// How many others work for us.
 static ELSEWHERE: AtomicUsize = AtomicUsize::new(0);
 
-/// Between two beats that are passed on lies at least this part of the limit.
-const PARTS: u32 = 8;
+/// How often within the limit the beats are looked at.
+const LOOKS: u32 = 8;
 
-/// From now on systemd is told. `limit` is the unit's `TimeoutStartSec=`; `None` is infinity, and then there are no hangs.
-pub fn begin(limit: Option<Duration>) {
-    if LIMIT.set((limit, Instant::now())).is_err() {
+/// How long systemd may take to end us. One that is older than release 243 does not know how; then we do it.
+const LAST_RESPITE: Duration = Duration::from_secs(10);
+
+/// From now on systemd is told, and a hang ends us where the unit has a `WatchdogSec=`.
+pub fn begin() {
+    if BEGAN.set(Instant::now()).is_err() {
         return;
     }
-    let Some(limit) = limit else { return };
-    extend(limit);
-    // Ends with the process. Its own life is no progress, so it says nothing unless somebody else is at work.
-    std::thread::spawn(move || {
-        loop {
-            std::thread::park_timeout(limit / PARTS);
-            if ELSEWHERE.load(Ordering::SeqCst) > 0 {
-                extend(limit);
-            }
-        }
-    });
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        // Ends with the process.
+        std::thread::spawn(move || watch(limit));
+    }
+}
+
+fn watch(limit: Duration) {
+    let most = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    while ELSEWHERE.load(Ordering::SeqCst) > 0 || now().saturating_sub(LAST.load(Ordering::SeqCst)) <= most {
+        std::thread::park_timeout(limit / LOOKS);
+    }
+    let text = format!("no progress for {} s: this is a hang, and ends here", limit.as_secs());
+    logging::event(Event::Hung, &text);
+    status(&text);
+    sd_notify::notify(&[NotifyState::WatchdogTrigger]).ok();
+    std::thread::park_timeout(LAST_RESPITE);
+    kill(Pid::this(), Signal::SIGKILL).ok();
+}
+
+/// Milliseconds since the beginning.
+fn now() -> u64 {
+    BEGAN.get().map_or(0, |began| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Shows `text` in `systemctl status`.
 pub fn status(text: &str) {
-    if LIMIT.get().is_some() {
+    if BEGAN.get().is_some() {
         // systemd's view is a courtesy: the journal of the run is what counts.
-        sd_notify::notify(&[NotifyState::Status(text)]).ok();
+        sd_notify::notify(&[NotifyState::Status(&text.replace('\n', " "))]).ok();
     }
 }
 
 /// Something got on: a record was written, a row was judged, a piece was copied. As cheap as a look at a clock.
 pub fn beat() {
-    let Some((Some(limit), since)) = LIMIT.get() else { return };
-    let now = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let last = LAST.load(Ordering::Relaxed);
-    let pause = u64::try_from((*limit / PARTS).as_millis()).unwrap_or(u64::MAX).min(1000);
-    if now >= last.saturating_add(pause)
-        && LAST.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    {
-        extend(*limit);
-    }
-}
-
-fn extend(limit: Duration) {
-    let microseconds = u32::try_from(limit.as_micros()).unwrap_or(u32::MAX);
-    sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(microseconds)]).ok();
+    LAST.fetch_max(now(), Ordering::SeqCst);
 }
 
 /// Somebody else works for us, and says nothing until it is done: a database server on a statement, systemd on a job. Until this is dropped that is
@@ -72,15 +80,12 @@ pub struct Elsewhere(());
 #[must_use = "it counts until it is dropped"]
 pub fn elsewhere() -> Elsewhere {
     ELSEWHERE.fetch_add(1, Ordering::SeqCst);
-    if let Some((Some(limit), _)) = LIMIT.get() {
-        extend(*limit);
-    }
     Elsewhere(())
 }
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        ELSEWHERE.fetch_sub(1, Ordering::SeqCst);
         beat();
+        ELSEWHERE.fetch_sub(1, Ordering::SeqCst);
     }
 }

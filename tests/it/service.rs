@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use keymgr_upgrade::logging::Event;
 
@@ -88,7 +89,7 @@ fn an_upgrade_goes_through_the_service_and_is_followed() {
     live.expect_up();
     assert_eq!(live.revision(), REVISIONS[1]);
     assert!(journal(&live, UNIT).contains(DONE));
-    assert_eq!(live.run(&format!("ls {STATE}")), "data.json\nlock\nruns");
+    assert_eq!(live.run(&format!("ls {STATE}")), "deployment.json\nlock\nruns");
 
     // The code came in a unit of its own.
     assert!(journal(&live, CODE_UNIT).contains("not started"), "{}", journal(&live, CODE_UNIT));
@@ -205,28 +206,26 @@ fn stopped_it_ends_between_two_steps_and_a_reboot_does_the_same() {
 }
 
 #[test]
-fn a_hang_ends_in_a_timeout_and_slowness_does_not() {
+fn a_hang_ends_and_slowness_does_not() {
     let live = installed();
     live.machine.write(
         "/etc/keymgr-upgrade/keymgr-upgrade.conf",
         "[code]\nupgrade_command = install-barbican 2.0.0\n[hsm]\ntimeout = 1h\n",
     );
-    set(&live, UNIT, "TimeoutStartSec=3\nTimeoutStopSec=1");
+    set(&live, UNIT, "WatchdogSec=3");
     set(&live, WORKER, "Environment=P11SHIM_FAULT=C_Sign:1:hang");
     let said = live.tool(&TO_MITAKA).expect(4);
-    let why = "keymgr-upgrade.service made no progress any more, and systemd ended it (timeout)";
-    assert!(flat(&said.err).contains(why), "{}", said.err);
-    assert_eq!(live.property(UNIT, "Result"), "timeout");
+    let why = "keymgr-upgrade.service made no progress any more, and systemd ended it (watchdog)";
+    assert!(flat(&said.err).contains(why), "{} {}", said.all(), journal(&live, UNIT));
+    assert_eq!(live.property(UNIT, "Result"), "watchdog");
     live.expect_held();
-    assert!(live.machine.processes(PROGRAM).is_empty(), "its child is gone too");
+    assert_eq!(live.run(&format!("ps -e -o args | grep ^{PROGRAM} || :")), "", "its child is gone too");
 
     // Each call takes its time, and all together more than the limit.
     set(&live, WORKER, "Environment=P11SHIM_DELAY_US=60000");
+    let began = Instant::now();
     live.tool(&["resume"]).expect(0);
-    let took = live
-        .run(&format!("systemctl show -P ExecMainExitTimestampMonotonic -P ExecMainStartTimestampMonotonic {UNIT}"));
-    let times: Vec<u64> = took.lines().map(|line| line.parse().unwrap()).collect();
-    assert!(times[0].abs_diff(times[1]) > 4_000_000, "that was too fast to tell: {times:?}");
+    assert!(began.elapsed() > Duration::from_secs(6), "that was too fast to tell");
     set(&live, WORKER, "");
     live.expect_up();
 }
@@ -242,7 +241,7 @@ fn another_plan_than_the_one_that_was_shown_is_refused() {
     let path = format!("{STATE}/request.json");
     live.machine.write(&path, &request);
     start(&live).expect(1);
-    assert_eq!(live.property(UNIT, "ExecMainStatus"), "3");
+    assert_eq!(live.property(UNIT, "ExecMainStatus"), "3", "{}", journal(&live, UNIT));
     assert!(journal(&live, UNIT).contains("the plan changed while you were asked; nothing was done"));
     assert!(!live.machine.root.exists(Path::new(&path)));
     live.expect_up();
@@ -250,7 +249,7 @@ fn another_plan_than_the_one_that_was_shown_is_refused() {
     // One that is old is not carried out, and is gone.
     live.machine.write(&path, &request.replace("\"at\":1", "\"at\":"));
     start(&live).expect(1);
-    assert!(journal(&live, UNIT).contains("is too old to be now"));
+    assert!(flat(&journal(&live, UNIT)).contains("is too old to be now"), "{}", journal(&live, UNIT));
     assert!(!live.machine.root.exists(Path::new(&path)));
     live.expect_up();
     assert_eq!(live.run(&format!("ls {STATE}/runs || :")), "");
@@ -288,14 +287,63 @@ fn the_code_comes_in_a_unit_of_its_own_which_outlives_us() {
 fn the_units_are_sound_and_the_service_is_confined() {
     let live = installed();
     let said = live.run("systemd-analyze verify /usr/lib/systemd/system/keymgr-upgrade*.service 2>&1 || echo failed");
-    let ours: Vec<&str> = said.lines().filter(|l| !l.contains("man ") && !l.contains("keymgr-upgrade(8)")).collect();
+    let ours: Vec<&str> = said.lines().filter(|l| !l.contains("Command 'man ") && *l != "failed").collect();
     assert!(ours.is_empty(), "{said}");
     for (unit, at_most) in [(UNIT, 6.0), ("keymgr-upgrade-watch.service", 6.0), ("keymgr-upgrade-boot.service", 3.5)] {
         let said = live.run(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
         let figure: f64 = said.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
-        println!("{unit}: {figure}");
         assert!(figure <= at_most, "{said}");
     }
     // An operator's drop-in may do without the confinement, and without systemd's own limits nothing changes.
     assert_eq!(live.property(API, "ActiveState"), "active");
+}
+
+/// Barbican as packages: this version installed, that one in a repository of the host.
+fn packaged(live: &Live, old: &str, new: &str) {
+    let script = r#"
+        build() {
+            mkdir -p /tmp/p/DEBIAN && printf '%s\n' "Package: $1" "Source: barbican" "Version: $2" "Architecture: all" \
+                "Maintainer: nobody <nobody@localhost>" "Description: code" >/tmp/p/DEBIAN/control
+            mkdir -p /tmp/p/usr/share/$1 && echo $2 >/tmp/p/usr/share/$1/version
+            dpkg-deb --root-owner-group -b /tmp/p /opt/repo/$1_$2.deb >/dev/null && rm -r /tmp/p
+        }
+        offer() {
+            cd /opt/repo && dpkg-deb -f $1 && printf '%s\n' "Filename: ./$1" "Size: $(stat -c %s $1)" \
+                "SHA256: $(sha256sum $1 | cut -d ' ' -f 1)" "" >/tmp/end && cat /tmp/end
+        }
+        mkdir -p /opt/repo
+        for package in barbican-common barbican-api; do
+            build $package OLD && build $package NEW && dpkg -i /opt/repo/${package}_OLD.deb
+        done
+        { offer barbican-common_NEW.deb; offer barbican-api_NEW.deb; } >/tmp/Packages && mv /tmp/Packages /opt/repo/
+        rm -f /etc/apt/sources.list && echo 'deb [trusted=yes] file:/opt/repo ./' >/etc/apt/sources.list.d/repo.list
+        apt-get update
+    "#;
+    live.run(&format!("set -e; {}", script.replace("OLD", old).replace("NEW", new)));
+    live.run("rm /etc/keymgr-upgrade/keymgr-upgrade.conf");
+}
+
+#[test]
+fn apt_is_driven_where_the_code_comes_in_packages() {
+    let live = installed();
+    packaged(&live, "1:1.0.0-1", "1:2.0.0-1");
+    let said = live.tool(&TO_MITAKA).expect(0);
+    assert!(said.out.contains(DONE), "{}", said.out);
+    live.expect_up();
+    assert_eq!(live.revision(), REVISIONS[1]);
+    let versions = "dpkg-query -W -f '${Version} ${db:Status-Status}\\n' barbican-common barbican-api";
+    assert_eq!(live.run(versions), "1:2.0.0-1 installed\n1:2.0.0-1 installed");
+    assert!(journal(&live, CODE_UNIT).contains("Setting up barbican-api (1:2.0.0-1)"));
+
+    // What is not offered is waited for, and named.
+    let said = live.tool(&["upgrade", "--to", "newton", "--yes"]).expect(4);
+    assert!(said.out.contains("WAITING for the code of newton"), "{}", said.out);
+    assert!(flat(&said.out).contains("apt offers none of newton for barbican-api barbican-common."), "{}", said.out);
+    live.expect_held();
+    assert_eq!(events(&live, Event::Waiting, "MESSAGE").lines().count(), 1);
+    // Nor does a start by hand do anything about it.
+    start(&live).expect(1);
+    assert!(flat(&journal(&live, UNIT)).contains("waits for the code of newton, which is not there yet"));
+    live.tool(&["rollback", "--yes"]).expect(0);
+    live.expect_up();
 }

@@ -6,14 +6,14 @@ use super::{Session, open_run, packages};
 use crate::deployment::recorded;
 use crate::error::Failure;
 use crate::files::Attributes;
-use crate::hook::{Awaits, Begun, Hop, OpenRun, hop_path};
+use crate::hook::{Awaits, Begun, Hop, OpenRun, Packages, hop_path, packages_path};
 use crate::release::Catalogue;
 use crate::time;
 
 /// What pam_motd(8) shows besides the file of the distribution; gone after a reboot, and made again then.
 const MOTD: &str = "/run/motd.d/keymgr-upgrade";
 
-/// Brings the message of the day up to date. It is no reason for anything to fail.
+/// Brings the message of the day up to date, and forgets package work that is over. It is no reason for anything to fail.
 pub(in crate::commands) fn refresh(session: &Session) {
     if !session.host.root.is_host() || !nix::unistd::geteuid().is_root() {
         return;
@@ -25,6 +25,14 @@ pub(in crate::commands) fn refresh(session: &Session) {
 
 fn written(session: &Session) -> Result<(), Failure> {
     let root = &session.host.root;
+    let over = |record: Packages| {
+        let bypassed =
+            record.begun == Begun::Bypassed && crate::units::all_held(root).is_ok_and(|held| !held.is_empty());
+        !record.process.is_alive() && !bypassed
+    };
+    if open_run(session)?.is_none() && packages(root)?.is_some_and(over) {
+        root.remove(&packages_path())?;
+    }
     let lines = lines(session)?;
     if lines.is_empty() {
         return Ok(root.remove(Path::new(MOTD))?);

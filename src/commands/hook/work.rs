@@ -39,7 +39,7 @@ pub(super) fn after(global: Global) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             let limit = session.host.settings.follow;
-            go_on(&mut session, asked, &record, limit)?;
+            go_on(&mut session, asked, &record, limit).map_err(|failure| resumable(&session, failure))?;
         }
     }
     Ok(Exit::Done)
@@ -143,13 +143,14 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
 /// Waits until the package manager is gone, and sees to it that nothing is left half done.
 pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
     let root = crate::files::Root::open(&global.root)?;
-    let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
-    record.process.wait(record.locked.then_some(Path::new(FRONTEND)))?;
-    // Another one may have begun meanwhile, with a record of its own.
-    let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
-    if record.process.is_alive() && !record.locked {
-        return watch(global);
-    }
+    let record = loop {
+        let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
+        record.process.wait(record.locked.then_some(Path::new(FRONTEND)))?;
+        // Another one may have begun meanwhile, with a record of its own.
+        if packages(&root)?.as_ref() == Some(&record) {
+            break record;
+        }
+    };
     let mut session = session(global, &record.command)?;
     let exit = match next(&session, &record)? {
         Next::Nothing => Exit::Done,
@@ -164,11 +165,16 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
             Exit::Done
         }
     };
-    if open_run(&session)?.is_none() && !matches!(record.begun, Begun::Bypassed) {
-        session.host.root.remove(&packages_path())?;
-    }
     super::refresh(&session);
     Ok(exit)
+}
+
+/// Whatever kept the service from its work: with a run open, that is what to take up.
+fn resumable(session: &Session, failure: Failure) -> Failure {
+    match open_run(session) {
+        Ok(Some(run)) => failure.next(if run.going_back { "rollback" } else { "resume" }),
+        _ => failure,
+    }
 }
 
 /// Lines of the service, on the package manager's screen: those of steps as they are, what is text with who says it.
@@ -203,5 +209,55 @@ fn show(line: &str) {
         pass_on(line);
     } else {
         speak(crate::ui::Stream::Out, line, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::FORMAT;
+    use crate::process::Process;
+
+    fn decided(begun: Begun, awaits: Awaits, past_code: bool, standing: &Standing) -> &'static str {
+        let record = Packages {
+            format: FORMAT,
+            process: Process { pid: 1, start: 1, boot: "b".into() },
+            locked: true,
+            command: "apt-get".into(),
+            begun,
+            run: Some("r".into()),
+            changes: Vec::new(),
+        };
+        let (from, to) = ("zed".to_owned(), "2023.1".to_owned());
+        let run = OpenRun { id: "r".into(), from, to, awaits, past_code, going_back: awaits == Awaits::Old };
+        match of_run(&record, &run, standing) {
+            Next::Nothing => "nothing",
+            Next::PutBack => "put back",
+            Next::GoOn(Some(Asked::Resume { .. })) => "resume",
+            Next::GoOn(_) => "rollback",
+            Next::Held(_) => "held",
+        }
+    }
+
+    #[test]
+    fn what_follows_from_package_work() {
+        let between = Standing::Between("barbican-common 1:16.0.2-1 (half-configured)".into());
+        for (begun, awaits, past_code, standing, wanted) in [
+            (Begun::Opened, Awaits::New, false, &Standing::There, "resume"),
+            (Begun::Adopted, Awaits::New, false, &Standing::There, "resume"),
+            (Begun::Adopted, Awaits::Old, true, &Standing::There, "rollback"),
+            (Begun::Opened, Awaits::New, false, &Standing::Untouched, "put back"),
+            // Killed in the first half, or while that was undone.
+            (Begun::Opened, Awaits::Nothing, false, &Standing::Untouched, "put back"),
+            // It was an operator who opened it: it goes on waiting.
+            (Begun::Adopted, Awaits::New, false, &Standing::Untouched, "nothing"),
+            // Data may be changed: what is as before is not undone by itself.
+            (Begun::Opened, Awaits::New, true, &Standing::Untouched, "nothing"),
+            (Begun::Opened, Awaits::New, false, &between, "held"),
+            (Begun::Adopted, Awaits::Old, true, &between, "held"),
+            (Begun::Opened, Awaits::Nothing, false, &Standing::There, "nothing"),
+        ] {
+            assert_eq!(decided(begun, awaits, past_code, standing), wanted, "{begun:?} {awaits:?} {standing:?}");
+        }
     }
 }

@@ -101,7 +101,7 @@ pub enum DumpError {
 
 /// Names of every table that some revision of Barbican has, and of its ledger.
 pub(super) fn known_tables(dialect: Dialect) -> Result<BTreeSet<String>> {
-    let mut names: BTreeSet<String> = Known::at(head(), dialect)?.fresh.tables.into_keys().collect();
+    let mut names: BTreeSet<String> = Known::at(head(), dialect)?.fresh.tables.keys().cloned().collect();
     for revision in chain() {
         // What there was and is no more was renamed or dropped, and a revision that does not say so is refused.
         names.extend(revision.renames.tables.keys().cloned());

@@ -14,7 +14,8 @@ use crate::{
         guard::{Guard, Guarded, Place, Verdict},
         inventory,
         known::Known,
-        precondition,
+        ledger, precondition,
+        sqlite::quoted,
     },
 };
 
@@ -29,15 +30,21 @@ struct Way {
 impl Server {
     pub(in crate::db) fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
         let mut way = self.way(self.shape()?, between(from, to)?)?;
+        let mut ledger = self.revision();
         for (revision, statements) in &mut way.statements {
-            statements.push(format!("UPDATE alembic_version SET version_num = '{revision}'"));
+            statements.extend(ledger::statements(ledger, revision)?);
+            ledger = Ok(Ledger::At(revision.clone()));
         }
         Ok(way.statements)
     }
 
     pub(in crate::db) fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
+        self.offences(&self.shape()?, between(from, to)?, orphans)
+    }
+
+    fn offences(&self, live: &Shape, revisions: &[Revision], orphans: Orphans) -> Result<Vec<Offence>> {
         let ask = |_: &_, query: &str| self.wire.names_and_rows(query);
-        precondition::offences(self.wire.dialect(), &self.shape()?, between(from, to)?, orphans, ask)
+        precondition::offences(self.wire.dialect(), live, revisions, orphans, ask)
     }
 
     pub(in crate::db) fn migrate(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
@@ -65,9 +72,10 @@ impl Server {
         revisions: &[Revision],
         orphans: Orphans,
     ) -> Result<Migrated> {
-        let mut live = self.check_start(from, to, revisions)?;
+        let mut live = self.shape()?;
+        self.check_start(&live, from, to)?;
         let mut done = Migrated { before: self.row_counts()?, ..Migrated::default() };
-        let offences = self.preconditions(from, to, orphans)?;
+        let offences = self.offences(&live, revisions, orphans)?;
         if !offences.is_empty() {
             return Err(Error::Offences(offences));
         }
@@ -87,43 +95,29 @@ impl Server {
         Ok(done)
     }
 
-    /// The ledger must say what the caller thinks, and the live schema, which is returned, must lead to a known one: also one that a migration
-    /// left half done, where all that is there fits.
-    fn check_start(&self, from: Option<&str>, to: &str, revisions: &[Revision]) -> Result<Shape> {
-        let expected = from.unwrap_or("no revision").to_owned();
-        let live = self.shape()?;
-        match (from, self.revision()?) {
-            (Some(id), Ledger::At(found)) if found == id => {}
-            (None, Ledger::NoTable | Ledger::Empty) => {
-                if let Some(table) = live.tables.keys().next() {
-                    let found = format!("an unknown one (no ledger, but a table {table})");
-                    return Err(Error::NotAt { expected, found });
-                }
-            }
-            (_, Ledger::At(found)) => return Err(Error::NotAt { expected, found }),
-            (Some(_), Ledger::NoTable | Ledger::Empty) => {
-                return Err(Error::NotAt { expected, found: "no revision".to_owned() });
+    /// The ledger must say what the caller thinks, and the schema `live` must lead to a known one: also one that a migration left half done, where
+    /// all that is there fits.
+    pub(super) fn check_start(&self, live: &Shape, from: Option<&str>, to: &str) -> Result<()> {
+        self.revision()?.starts(from, live)?;
+        let dialect = self.wire.dialect();
+        let end = self.way(live.clone(), between(from, to)?)?.end;
+        let end = Known::at(to, dialect)?.verify(&end);
+        if end.matches.is_some() {
+            return Ok(());
+        }
+        // What is wrong from the beginning says more than what becomes of it.
+        if let Some(from) = from {
+            let start = Known::at(from, dialect)?.verify(live);
+            if start.matches.is_none() {
+                return Err(Error::UnknownShape { revision: from.to_owned(), differences: start.differences });
             }
         }
-        let start = from.map(|id| Known::at(id, self.wire.dialect()).map(|k| k.verify(&live))).transpose()?;
-        let unknown = start.filter(|v| v.matches.is_none()).map(|v| v.differences);
-        let refuse = |differences| Error::UnknownShape { revision: expected.clone(), differences };
-        match (self.way(live.clone(), revisions), unknown) {
-            (Ok(way), unknown) => {
-                let end = Known::at(to, self.wire.dialect())?.verify(&way.end);
-                match (end.matches, unknown) {
-                    (Some(_), _) => Ok(live),
-                    (None, Some(start)) => Err(refuse(start)),
-                    (None, None) => Err(Error::UnknownShape { revision: to.to_owned(), differences: end.differences }),
-                }
-            }
-            (Err(why), _) => Err(why),
-        }
+        Err(Error::UnknownShape { revision: to.to_owned(), differences: end.differences })
     }
 
     /// Whether the live schema is one known for `from`, or one from which the way to `to` is known: half-done migrations are.
     pub(in crate::db) fn leads_to(&self, from: &str, to: &str) -> Result<()> {
-        self.check_start(Some(from), to, between(Some(from), to)?).map(drop)
+        self.check_start(&self.shape()?, Some(from), to)
     }
 
     /// What running `revisions` would do to `shape`, found without running them.
@@ -150,7 +144,7 @@ impl Server {
         let dialect = self.wire.dialect();
         let known = Known::at(&revision.id, dialect)?;
         let options = self.table_options()?;
-        let mut now = live.clone();
+        let (mut now, mut changed) = (live.clone(), false);
         for (place, guarded) in places(revision, &known, dialect) {
             // Rows that are in the way are put right on the operator's word only.
             if matches!(guarded.guard, Guard::Tidy { .. }) && orphans == Orphans::Refuse {
@@ -159,16 +153,19 @@ impl Server {
             let names = judge(revision, guarded, &now, place)?;
             for name in &names {
                 self.execute(&written(guarded, name, &options))?;
+                guarded.guard.apply(&guarded.sql, &mut now, place);
+                changed |= !guarded.guard.is_data();
             }
-            if !names.is_empty() && !guarded.guard.is_data() {
-                now = self.shape()?;
-            }
+        }
+        // What a statement makes of the schema is foretold within a revision, and looked at after it.
+        if changed {
+            now = self.shape()?;
         }
         let lost = inventory::lost(live, &now, revision);
         if !lost.is_empty() {
             return Err(self.lost(&revision.id, lost));
         }
-        self.patiently(|| self.write_ledger(&revision.id))?;
+        self.patiently(|| self.write_ledger(&ledger::statements(self.revision(), &revision.id)?))?;
         Ok(now)
     }
 
@@ -258,9 +255,4 @@ fn judge(revision: &Revision, guarded: &Guarded, live: &Shape, place: Place<'_>)
 fn written(guarded: &Guarded, name: &str, table_options: &str) -> String {
     let sql = guarded.sql.replace("{name}", &quoted(name));
     if matches!(guarded.guard, Guard::MakeTable { .. }) { sql + table_options } else { sql }
-}
-
-/// A name as SQL writes it; MySQL does so too in the sql_mode that we set.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

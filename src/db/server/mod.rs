@@ -6,16 +6,13 @@ use std::{cell::Cell, collections::BTreeMap, time::Duration};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, Dialect, Error, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain, dump,
+    Access, Dialect, Ledger, Proof, Result, Shape, Url, Verification, catalog, chain, dump,
     known::Known,
-    lock, position,
+    ledger, lock, position,
     wire::{Row, Wire},
 };
 use crate::crash;
 
-/// How alembic creates its table today. An older one, without the key, is kept as found.
-const CREATE_LEDGER: &str = "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, \
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))";
 /// How long one statement waits for a table that others use before it lets them pass and tries again, in seconds.
 const LOCK_WAIT: u64 = 5;
 
@@ -74,12 +71,7 @@ impl Server {
             return Ok(Ledger::NoTable);
         }
         let rows = self.wire.query("SELECT version_num FROM alembic_version ORDER BY 1")?;
-        let ids: Vec<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-        match ids.as_slice() {
-            [] => Ok(Ledger::Empty),
-            [id] => position(id).map(|_| Ledger::At(id.clone())),
-            _ => Err(Error::TwoHeads(ids)),
-        }
+        Ledger::of(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
     }
 
     pub(super) fn shape(&self) -> Result<Shape> {
@@ -92,10 +84,11 @@ impl Server {
     }
 
     pub(super) fn verify(&self, revision: &str) -> Result<Verification> {
-        let mut verification = Known::at(revision, self.wire.dialect())?.verify(&self.shape()?);
+        let live = self.shape()?;
+        let mut verification = Known::at(revision, self.wire.dialect())?.verify(&live);
         if verification.matches.is_none()
             && let Some(next) = chain().get(position(revision)? + 1)
-            && self.leads_to(revision, &next.id).is_ok()
+            && self.check_start(&live, Some(revision), &next.id).is_ok()
         {
             verification.half_done = Some(next.id.clone());
         }
@@ -103,40 +96,18 @@ impl Server {
     }
 
     pub(super) fn stamp(&self, revision: &str, proof: Proof) -> Result<()> {
-        // An unknown revision is what stamping may mend; two of them it cannot.
-        if let Err(two @ Error::TwoHeads(_)) = self.revision() {
-            return Err(two);
-        }
-        let verification = self.verify(revision)?;
-        if proof == Proof::Verified && verification.matches.is_none() {
-            return Err(Error::UnknownShape { revision: revision.to_owned(), differences: verification.differences });
-        }
-        if self.revision().is_ok_and(|now| now == Ledger::At(revision.to_owned())) {
-            return Ok(());
-        }
+        let statements = ledger::stamp(self.revision(), revision, proof, || self.verify(revision))?;
         self.begin()?;
-        let written = self.write_ledger(revision).and_then(|_| self.commit());
+        let written = self.write_ledger(&statements).and_then(|()| self.commit());
         if written.is_err() {
             self.rollback();
         }
         written
     }
 
-    /// Writes the one row of `alembic_version`, which is created where absent, and says which statements did it.
-    fn write_ledger(&self, revision: &str) -> Result<Vec<String>> {
-        let insert = format!("INSERT INTO alembic_version (version_num) VALUES ('{revision}')");
-        let statements = match self.revision() {
-            Ok(Ledger::NoTable) => vec![CREATE_LEDGER.to_owned(), insert],
-            Ok(Ledger::Empty) => vec![insert],
-            Ok(Ledger::At(_)) | Err(Error::UnknownRevision(_)) => {
-                vec![format!("UPDATE alembic_version SET version_num = '{revision}'")]
-            }
-            Err(other) => return Err(other),
-        };
-        for statement in &statements {
-            self.wire.execute(statement)?;
-        }
-        Ok(statements)
+    /// Writes the one row of `alembic_version`.
+    fn write_ledger(&self, statements: &[String]) -> Result<()> {
+        statements.iter().try_for_each(|statement| self.wire.execute(statement).map(drop))
     }
 
     /// Starts a transaction.
@@ -184,8 +155,9 @@ impl Server {
         Ok(counts)
     }
 
-    /// SHA-256 over schema and rows of Barbican's tables, all of one moment. The digest of a table is the sum of those of its rows, so that no order matters, of which a
-    /// server's collations would decide; each value carries its length, so no two contents run together.
+    /// SHA-256 over schema and rows of Barbican's tables, all of one moment. The digest of a table is the sum of those of its rows,
+    /// so that no order matters, of which a server's collations would decide; each value carries its length, so no two contents
+    /// run together.
     pub(super) fn fingerprint(&self) -> Result<String> {
         let own = !self.in_transaction.get();
         if own {

@@ -99,7 +99,9 @@ impl Drop for Session {
 fn count(base: &Base) -> usize {
     let sql = match base.server().kind() {
         Kind::Postgresql => {
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            // Not the server's own workers, such as autovacuum's, which come and go.
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+             AND backend_type = 'client backend'"
         }
         Kind::Mariadb => {
             "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
