@@ -17,7 +17,8 @@ pub const FRONTEND: &str = "/var/lib/dpkg/lock-frontend";
 /// How often a lock is looked at while its holder lives. Nothing tells when one is given back.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A process, told apart from any other that will ever have its number.
+/// A process, told apart from any other that will ever have its number: of another boot too, since none begins in the same hundredth of a
+/// second after it with the same number. (The boot's own id differs between a container and its sandboxed services.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
@@ -25,8 +26,6 @@ pub struct Process {
     pub pid: u32,
     /// When it began, in clock ticks since the boot.
     pub start: u64,
-    /// That boot.
-    pub boot: String,
 }
 
 /// What `/proc/PID/stat` says.
@@ -60,19 +59,15 @@ impl Stat {
 
 impl Process {
     /// The process of this number; `None` if there is none.
-    ///
-    /// # Errors
-    /// If the boot cannot be told.
-    pub fn of(pid: u32) -> Result<Option<Self>> {
-        let Some(stat) = Stat::of(pid) else { return Ok(None) };
-        Ok(Some(Self { pid, start: stat.start, boot: boot()? }))
+    #[must_use]
+    pub fn of(pid: u32) -> Option<Self> {
+        Stat::of(pid).map(|stat| Self { pid, start: stat.start })
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        boot().is_ok_and(|now| now == self.boot)
-            && Stat::of(self.pid).is_some_and(|s| s.start == self.start && !matches!(s.state, 'Z' | 'X'))
+        Stat::of(self.pid).is_some_and(|s| s.start == self.start && !matches!(s.state, 'Z' | 'X'))
     }
 
     /// Whether it is our parent, or the parent of that, and so on.
@@ -110,11 +105,6 @@ impl Process {
         }
         Ok(())
     }
-}
-
-fn boot() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    Ok(std::fs::read_to_string(path).context(path)?.trim().to_owned())
 }
 
 /// The processes above this one, the nearest first, with their names.
@@ -178,16 +168,16 @@ mod tests {
     fn a_process_is_known_until_it_ends() {
         #[expect(clippy::disallowed_methods, reason = "a process to wait for")]
         let mut child = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let process = Process::of(child.id()).unwrap().unwrap();
+        let process = Process::of(child.id()).unwrap();
         assert!(process.is_alive() && !process.is_above_us());
-        assert!(!Process { start: process.start + 1, ..process.clone() }.is_alive(), "its number alone is not enough");
+        assert!(!Process { start: process.start + 1, pid: process.pid }.is_alive(), "its number alone is not enough");
         assert_eq!(argv(child.id()), ["cat"]);
         drop(child.stdin.take());
         process.wait(None).unwrap();
         assert!(!process.is_alive());
         child.wait().unwrap();
         process.wait(None).unwrap();
-        assert!(Process::of(std::os::unix::process::parent_id()).unwrap().unwrap().is_above_us());
+        assert!(Process::of(std::os::unix::process::parent_id()).unwrap().is_above_us());
     }
 
     #[test]
@@ -214,7 +204,7 @@ mod tests {
         std::io::BufRead::read_line(&mut out, &mut said).unwrap();
         assert_eq!(said, "held\n");
         assert_eq!(holder(&path).unwrap(), Some(child.id()));
-        Process::of(child.id()).unwrap().unwrap().wait(Some(&dir.path().join("other"))).unwrap();
+        Process::of(child.id()).unwrap().wait(Some(&dir.path().join("other"))).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!(holder(&path).unwrap(), None);

@@ -289,7 +289,7 @@ fn refused(look: &Look, now: &[Installed]) -> Failure {
     let mut failure = Failure::new(Exit::Blocked, anyhow!("{}: {}", way(look), titles(&fails)));
     for finding in &fails {
         if let Some(remedy) = &finding.remedy {
-            failure = failure.hint(format!("{}: {remedy}", finding.id));
+            failure = failure.hint(format!("  {}: {remedy}", finding.id));
         }
     }
     let see = format!("{stopped} All of it: keymgr-upgrade check {}", look.arguments());
@@ -310,5 +310,5 @@ fn meanwhile(failure: Failure, now: &[Installed]) -> Failure {
         return failure;
     }
     let names: Vec<&str> = now.iter().map(|p| p.package.as_str()).collect();
-    failure.hint(format!("To upgrade everything else meanwhile: apt-mark hold {}", names.join(" ")))
+    failure.hint("To upgrade everything else meanwhile:").hint(format!("  apt-mark hold {}", names.join(" ")))
 }

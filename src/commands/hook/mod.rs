@@ -79,7 +79,9 @@ fn tell(failure: &Failure) {
 fn refusal(failure: &Failure) -> Exit {
     speak(Stream::Err, &format!("REFUSED: {:#}", failure.error), 0);
     for hint in &failure.hints {
-        speak(Stream::Err, hint, 2);
+        // What is to be typed stands apart.
+        let indent = hint.len() - hint.trim_start().len();
+        speak(Stream::Err, hint, indent);
     }
     Exit::Failed
 }
@@ -133,5 +135,5 @@ fn worker() -> anyhow::Result<(Process, bool)> {
     let shell = |name: &str| matches!(name, "sh" | "dash" | "bash" | "keymgr-upgrade") || name.starts_with("keymgr");
     let above = || process::above().into_iter().find(|(_, name)| !shell(name)).map(|(pid, _)| pid);
     let pid = holder.or_else(above).context("no process above this one works on packages")?;
-    Ok((Process::of(pid)?.context("who works on packages is gone")?, holder.is_some()))
+    Ok((Process::of(pid).context("who works on packages is gone")?, holder.is_some()))
 }

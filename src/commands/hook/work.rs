@@ -221,7 +221,7 @@ mod tests {
     fn decided(begun: Begun, awaits: Awaits, past_code: bool, standing: &Standing) -> &'static str {
         let record = Packages {
             format: FORMAT,
-            process: Process { pid: 1, start: 1, boot: "b".into() },
+            process: Process { pid: 1, start: 1 },
             locked: true,
             command: "apt-get".into(),
             begun,
