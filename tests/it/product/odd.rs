@@ -56,15 +56,15 @@ fn what_breaks_off_before_the_unpacking_is_undone_by_itself() {
 fn a_postinst_that_fails_leaves_services_held_until_it_works() {
     let product = Product::with_tool();
     product.offer(&["broken"]);
-    product.machine.write("/run/in-postinst", "#!/bin/sh\nexit 1\n");
-    product.ok("chmod 755 /run/in-postinst");
+    product.script("/run/in-postinst", "exit 1");
     let said = product.apt("upgrade").expect(100);
-    said.says("keymgr-upgrade status");
+    said.says("keymgr-upgrade: HELD");
+    said.says("Next: apt-get -f install, then keymgr-upgrade resume");
     product.expect_held();
     let status = product.tool("status").expect(4);
     assert!(status.out.contains("Next:"), "{}", status.out);
     // Resuming is of no use yet, and says so.
-    product.tool("resume --yes").expect(4).says("Next:");
+    product.tool("resume").expect(4).says("Next:");
     product.expect_held();
 
     product.ok("rm /run/in-postinst");
@@ -72,7 +72,7 @@ fn a_postinst_that_fails_leaves_services_held_until_it_works() {
     assert_eq!(product.packages(), format!("installed {BROKEN}"), "{}", said.all());
     product.wait_for_end_of("keymgr-upgrade.service");
     if product.tool("status").code != 0 {
-        let _ = product.tool("resume --yes").expect(0);
+        let _ = product.tool("resume").expect(0);
     }
     assert_eq!(product.running(), ALL);
     product.expect_secrets();
@@ -84,8 +84,7 @@ fn apt_killed_in_the_middle_of_the_unpacking_holds_and_goes_on() {
     let product = Product::with_tool();
     product.offer(&["broken"]);
     // barbican-common's postinst: everything is unpacked, half of it configured.
-    product.machine.write("/run/in-postinst", "#!/bin/sh\npkill -9 -x apt-get\nkill -9 $(pgrep -x dpkg)\n");
-    product.ok("chmod 755 /run/in-postinst");
+    product.script("/run/in-postinst", "pkill -9 -x apt-get; kill -9 $(pgrep -x dpkg)");
     let said = product.apt("upgrade");
     assert_ne!(said.code, 0, "{}", said.all());
     product.ok("rm -f /run/in-postinst");
@@ -98,7 +97,7 @@ fn apt_killed_in_the_middle_of_the_unpacking_holds_and_goes_on() {
     let _ = product.run("dpkg --configure -a").expect(0);
     product.wait_for_end_of("keymgr-upgrade.service");
     if product.tool("status").code != 0 {
-        let _ = product.tool("resume --yes").expect(0);
+        let _ = product.tool("resume").expect(0);
     }
     assert_eq!((product.packages(), product.running()), (format!("installed {BROKEN}"), ALL.to_vec()));
     product.expect_secrets();
@@ -113,7 +112,7 @@ fn database_server_and_we_ourselves_may_be_upgraded_in_the_same_run() {
     product.ok(&format!(
         "mkdir -p /srv/lab/repo/ours && cd /srv/lab/repo/ours && dpkg-deb -R {DEB} /tmp/x && \
          sed -i 's/^Version: .*/&.1/' /tmp/x/DEBIAN/control && dpkg-deb -Znone -b /tmp/x ./keymgr-upgrade.deb && \
-         {{ dpkg-deb -f keymgr-upgrade.deb; echo Filename: ./keymgr-upgrade.deb; \
+         {{ dpkg-deb -f keymgr-upgrade.deb | grep .; echo Filename: ./keymgr-upgrade.deb; \
          echo Size: $(stat -c %s keymgr-upgrade.deb); \
          echo SHA256: $(sha256sum keymgr-upgrade.deb | cut -d ' ' -f 1); }} >Packages"
     ));

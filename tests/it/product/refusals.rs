@@ -27,7 +27,7 @@ fn what_is_refused_leaves_everything_as_it_was() {
     let said = refused(&product, "echo 'barbican-common barbican/configure_db boolean false' | debconf-set-selections");
     said.says("debconf-set-selections");
 
-    product.ok("systemctl stop mariadb");
+    product.ok("systemctl stop mariadb.socket mariadb");
     refused(&product, "systemctl start mariadb").says("127.0.0.1");
 
     product.ok("sed -i 's/^login = 1234/login = 4321/' /etc/barbican/barbican.conf");

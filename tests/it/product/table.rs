@@ -59,7 +59,7 @@ impl Table {
     /// Resumes, and everything is as if nothing had happened.
     #[track_caller]
     fn resumed(&self, station: &str) {
-        let said = self.product.tool("resume --yes").expect(0);
+        let said = self.product.tool("resume").expect(0);
         assert_eq!(self.product.picture(), self.after, "{station}: {}", said.all());
     }
 
@@ -88,7 +88,7 @@ impl Table {
 
     /// Has the service end in SIGKILL at this point of its next run.
     fn crash_at(&self, point: &str) {
-        self.product.machine.write(CRASH, &format!("[Service]\nEnvironment=\"KEYMGR_UPGRADE_CRASH_AT={point}\"\n"));
+        self.product.put(CRASH, &format!("[Service]\nEnvironment=\"KEYMGR_UPGRADE_CRASH_AT={point}\"\n"));
         self.product.ok("systemctl daemon-reload");
     }
 
@@ -155,13 +155,13 @@ fn from_source_failing_at_each_station() {
         ),
         (
             "after stop",
-            drop_in("barbican-api.service", "ExecStopPost=+/bin/systemctl stop mariadb"),
+            drop_in("barbican-api.service", "ExecStopPost=+/bin/systemctl stop mariadb.socket mariadb"),
             1,
             format!("{} && systemctl start mariadb", no_drop_in("barbican-api.service")),
         ),
         (
             "after unpack",
-            "printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\nsystemctl stop mariadb\\n' >/run/upgrade-command"
+            "printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\nsystemctl stop mariadb.socket mariadb\\n' >/run/upgrade-command"
                 .to_owned(),
             4,
             "systemctl start mariadb; printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\n' >/run/upgrade-command"
@@ -191,7 +191,7 @@ fn from_source_failing_at_each_station() {
             if *code == 4 {
                 table.expect_open(station, &said);
                 // Again, before the cause is gone.
-                let said = table.product.tool("resume --yes").expect(4);
+                let said = table.product.tool("resume").expect(4);
                 table.expect_open(station, &said);
             }
             table.product.ok(mend);

@@ -26,7 +26,7 @@ fn apt_get_upgrade_takes_a_neglected_host_to_the_next_release() {
     // Schema, KEKs, files; the first by Barbican's own tool.
     let revision = product.ok("mariadb -N barbican -e 'SELECT version_num FROM alembic_version'");
     assert_eq!(revision, HEAD);
-    let history = product.ok("su -s /bin/sh -c 'barbican-db-manage current -v 2>&1' barbican");
+    let history = product.ok("su -s /bin/sh -c 'barbican-db-manage current --verbose 2>&1' barbican");
     assert!(history.contains(HEAD), "{history}");
     product.ok("grep -q '^pipeline = cors http_proxy_to_wsgi context microversion apiapp' /etc/barbican/barbican-api-paste.ini");
     product.ok("grep -q '^token_labels = barbican' /etc/barbican/barbican.conf");
