@@ -29,7 +29,9 @@ use crate::systemd::notify;
 pub const STATE: &str = "/var/lib/keymgr-upgrade";
 
 /// The journal format that this program writes. A reader must know every format up to its own.
-pub const FORMAT: u32 = 2;
+///
+/// 2 has [`Event::Word`]; with 3 a plan may have steps that look at the services in the end, and hold some in its second half.
+pub const FORMAT: u32 = 3;
 
 /// Owner and mode of every file that we keep for ourselves.
 pub const PRIVATE: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };

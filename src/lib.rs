@@ -15,6 +15,7 @@ pub mod files;
 pub mod finding;
 pub mod hook;
 pub mod hsm;
+pub mod http;
 pub mod ini;
 pub mod journal;
 pub mod kek;

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, File};
+use crate::db;
 use crate::deployment::{Code, Deployment, Host, Site, leads_elsewhere, paste_dialect};
 use crate::files::{Root, digest};
 use crate::ini::Document;
@@ -15,7 +16,6 @@ use crate::options::{self, Conflict, Surroundings};
 use crate::paste::Rule;
 use crate::release::{Catalogue, Edit as OptionEditKind, OptionEdit, Release};
 use crate::step::{Edit, Step, edited};
-use crate::{db, units};
 
 /// What kind of run a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,7 +170,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     let to = path.last().copied().unwrap_or(deployment.from.release);
     let (files, conflicts) = file_changes(deployment, host, path, to)?;
     let mut steps = Vec::new();
-    let names = units::names(&host.settings.units)?;
+    let names = host.unit_names()?;
     if !deployment.running.is_empty() {
         steps.push(Step::StopUnits { units: deployment.running.clone() });
     }
@@ -199,8 +199,9 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     steps.extend([Step::VerifyKeks, Step::VerifySecrets]);
     steps.push(Step::RecordRelease { release: to.id.clone() });
     steps.push(Step::UnholdUnits { units: names });
-    if !deployment.running.is_empty() {
-        steps.push(Step::StartUnits { units: deployment.running.clone() });
+    if !deployment.start.is_empty() {
+        steps.push(Step::StartUnits { units: deployment.start.clone() });
+        steps.push(Step::VerifyService { units: deployment.start.clone() });
     }
     let plan = Plan {
         from: deployment.from.release.id.clone(),

@@ -10,6 +10,7 @@ use configparser::ini::{Ini, IniDefault};
 
 use crate::db::Orphans;
 use crate::files::Root;
+use crate::http::Address;
 
 /// The settings file, below the root.
 pub const FILE: &str = "/etc/keymgr-upgrade/keymgr-upgrade.conf";
@@ -45,6 +46,37 @@ pub enum SameRelease {
     Run,
 }
 
+/// Which services are started in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Those that ran before.
+    Previous,
+    /// Those that are enabled.
+    Enabled,
+    /// None: the operator starts them.
+    None,
+}
+
+/// What to do where the API runs in a web server that others use too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebServer {
+    /// Refuse to upgrade.
+    Refuse,
+    /// Stop, hold and start the whole server with our services.
+    Stop,
+}
+
+/// Where the API is asked whether it answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Where Barbican's own files say that it listens.
+    Auto,
+    /// Nowhere.
+    None,
+    /// There.
+    At(Address),
+}
+
 /// The settings, checked; what is not set has its default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -56,6 +88,8 @@ pub struct Settings {
     pub acknowledged: Vec<String>,
     /// `[upgrade] orphans`.
     pub orphans: Orphans,
+    /// `[upgrade] start`.
+    pub start: Start,
     /// `[hooks] mode`.
     pub hooks: Hooks,
     /// `[hooks] same_release`.
@@ -70,6 +104,8 @@ pub struct Settings {
     pub units: Vec<String>,
     /// `[barbican] edit_files`.
     pub edit_files: bool,
+    /// `[barbican] web_server`.
+    pub web_server: WebServer,
     /// `[code] upgrade_command`.
     pub upgrade_command: Option<String>,
     /// `[code] rollback_command`.
@@ -84,8 +120,16 @@ pub struct Settings {
     pub lock_timeout: Duration,
     /// `[database] direct_connection_file`: holds a URL that leads past a pooler.
     pub direct_connection_file: Option<PathBuf>,
+    /// `[database] wait`: how long database and token are awaited after package work.
+    pub wait: Duration,
     /// `[hsm] timeout`: limit of one call of the PKCS#11 module.
     pub hsm_timeout: Duration,
+    /// `[verify] endpoint`.
+    pub endpoint: Endpoint,
+    /// `[verify] secret`: the payload of a secret, to be read through the API.
+    pub secret: Option<Address>,
+    /// `[verify] headers_file`: what is sent with that request.
+    pub headers_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -95,6 +139,7 @@ impl Default for Settings {
             release: None,
             acknowledged: Vec::new(),
             orphans: Orphans::Refuse,
+            start: Start::Previous,
             hooks: Hooks::On,
             same_release: SameRelease::Ignore,
             follow: Duration::from_secs(600),
@@ -102,6 +147,7 @@ impl Default for Settings {
             paste_file: PathBuf::from("/etc/barbican/barbican-api-paste.ini"),
             units: Vec::new(),
             edit_files: true,
+            web_server: WebServer::Refuse,
             upgrade_command: None,
             rollback_command: None,
             python: None,
@@ -109,7 +155,11 @@ impl Default for Settings {
             backup_keep: 3,
             lock_timeout: Duration::from_secs(30),
             direct_connection_file: None,
+            wait: Duration::from_secs(120),
             hsm_timeout: Duration::from_secs(30),
+            endpoint: Endpoint::Auto,
+            secret: None,
+            headers_file: None,
         }
     }
 }
@@ -166,6 +216,10 @@ impl Settings {
             ("upgrade", "orphans") => {
                 self.orphans = one_of(value, &[("refuse", Orphans::Refuse), ("null", Orphans::Null)])?;
             }
+            ("upgrade", "start") => {
+                let known = [("previous", Start::Previous), ("enabled", Start::Enabled), ("none", Start::None)];
+                self.start = one_of(value, &known)?;
+            }
             ("hooks", "mode") => {
                 self.hooks = one_of(value, &[("on", Hooks::On), ("gate", Hooks::Gate), ("off", Hooks::Off)])?;
             }
@@ -177,6 +231,9 @@ impl Settings {
             ("barbican", "paste_file") => self.paste_file = absolute(value)?,
             ("barbican", "units") => self.units = if value == "auto" { Vec::new() } else { list(value) },
             ("barbican", "edit_files") => self.edit_files = one_of(value, &[("yes", true), ("no", false)])?,
+            ("barbican", "web_server") => {
+                self.web_server = one_of(value, &[("refuse", WebServer::Refuse), ("stop", WebServer::Stop)])?;
+            }
             ("code", "upgrade_command") => self.upgrade_command = Some(value.to_owned()),
             ("code", "rollback_command") => self.rollback_command = Some(value.to_owned()),
             ("code", "python") => self.python = Some(absolute(value)?),
@@ -189,7 +246,17 @@ impl Settings {
             }
             ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
             ("database", "direct_connection_file") => self.direct_connection_file = Some(absolute(value)?),
+            ("database", "wait") => self.wait = duration(value)?,
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
+            ("verify", "endpoint") => {
+                self.endpoint = match value {
+                    "auto" => Endpoint::Auto,
+                    "none" => Endpoint::None,
+                    address => Endpoint::At(Address::parse(address)?),
+                }
+            }
+            ("verify", "secret") => self.secret = Some(Address::parse(value)?),
+            ("verify", "headers_file") => self.headers_file = Some(absolute(value)?),
             _ => bail!("unknown setting; see packaging/keymgr-upgrade.conf for those there are"),
         }
         Ok(())
@@ -289,6 +356,12 @@ mod tests {
             ("[hsm]\ntimeout = 3 weeks\n", "not a unit of time"),
             ("[barbican]\nconfig_file = barbican.conf\n", "not an absolute path"),
             ("[upgrade]\npath\n", "has no value"),
+            ("[upgrade]\nstart = some\n", "\"some\" is not one of previous, enabled, none"),
+            ("[verify]\nendpoint = barbican:9311\n", "not an address such as http://"),
+            (
+                "[verify]\nsecret = http://u:p@h/v1\n",
+                "k.conf:2: [verify] secret: a user or password does not belong here",
+            ),
         ] {
             let error = format!("{:#}", read(text).unwrap_err());
             assert!(error.contains(wanted), "{error}");

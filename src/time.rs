@@ -76,6 +76,12 @@ pub fn span(milliseconds: u128) -> String {
     }
 }
 
+/// Lets time pass, where nothing tells of what is waited for: a server that is to begin to answer.
+pub fn pass(span: std::time::Duration) {
+    #[expect(clippy::disallowed_methods, reason = "the one place that does; its callers look again and have a limit")]
+    std::thread::sleep(span);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

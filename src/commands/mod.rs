@@ -1,5 +1,6 @@
 //! One file per verb or family of verbs; each reads like its manual page.
 
+mod awaited;
 mod backup;
 mod check;
 mod config;
@@ -12,6 +13,7 @@ mod locks;
 mod look;
 mod notes;
 mod plan;
+mod proof;
 mod run;
 mod runs;
 mod service;
@@ -166,8 +168,10 @@ impl Session {
                 settings.config_file.clone_from(file);
             }
             let worker = std::env::current_exe().context("finding our own executable")?;
-            let (module, allow_network_db) = (global.pkcs11_module.clone(), global.allow_network_db);
-            Ok(Host { root, settings, module, allow_network_db, worker })
+            let mut host = Host::new(root, settings, worker);
+            host.module.clone_from(&global.pkcs11_module);
+            host.allow_network_db = global.allow_network_db;
+            Ok(host)
         };
         match host() {
             Ok(host) => Ok(Self {
@@ -242,7 +246,7 @@ impl Session {
 
     /// Refuses where services run on this host: the parts on their own do not stop them.
     fn nothing_runs(&self, site: &Site) -> Result<(), Failure> {
-        let running = site.running(&self.host, &crate::units::names(&self.host.settings.units)?)?;
+        let running = site.running(&self.host, &self.host.unit_names()?)?;
         if running.is_empty() {
             return Ok(());
         }

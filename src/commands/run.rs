@@ -1,10 +1,13 @@
 //! `upgrade`, `resume`, `rollback`: the verbs that change things, through the engine.
 
 use anyhow::{Context as _, anyhow};
+use serde_json::json;
 
+use super::awaited;
 use super::locks::Locks;
 use super::look::{Look, look};
 use super::plan::summary;
+use super::proof::Proof;
 use super::runs::{fit_record, following};
 use super::{Outcome, Session, check, follow};
 use crate::approval::Approval;
@@ -18,7 +21,7 @@ use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
-use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered};
+use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered, unmask};
 use crate::systemd::notify;
 use crate::ui::Ui;
 
@@ -80,7 +83,7 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
 pub(super) fn carry_out(session: &mut Session, look: Look, locks: Locks) -> Outcome {
     let Look { deployment, draft, approval, .. } = look;
     let plan = draft.map_err(|e| Failure::new(Exit::Blocked, e))?.plan;
-    let names = crate::units::names(&session.host.settings.units)?;
+    let names = session.host.unit_names()?;
     if deployment.site.to_run(&session.host, &names)? != deployment.running {
         let error = anyhow!("services were started or stopped while you were asked");
         return Err(Failure::new(Exit::Blocked, error).next("upgrade"));
@@ -166,9 +169,10 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 if run.plan.kind == Kind::Hex {
                     super::hex::more_to_come(session, &site)?;
                 }
-                done(session, &run)
+                done(session, &run, &site)
             }
             Ended::Code => {
+                awaited::wait(session, &mut site)?;
                 replan(session, &mut run, false)?;
                 continue;
             }
@@ -193,13 +197,9 @@ fn report(ui: &mut Ui, progress: &Progress<'_>) {
     ui.progress(progress);
 }
 
-fn done(session: &mut Session, run: &Run) -> Outcome {
+fn done(session: &mut Session, run: &Run, site: &Site) -> Outcome {
     let plan = &run.plan;
     session.ui.set("state", "done");
-    let details = |wanted: &dyn Fn(&Step) -> bool| {
-        let index = plan.steps.iter().position(wanted)?;
-        run.state.get(index).done.map(|(_, detail)| detail)
-    };
     let what = match plan.kind {
         Kind::Upgrade => format!("Done: {}", Catalogue::embedded()?.by_id(&plan.to).map_or("", |r| r.name.as_str())),
         Kind::Db => "Done: the schema".to_owned(),
@@ -207,9 +207,10 @@ fn done(session: &mut Session, run: &Run) -> Outcome {
         Kind::Hex => "Done: the hexadecimal text".to_owned(),
         Kind::Config => "Done: the files".to_owned(),
     };
-    let proof = details(&|s| matches!(s, Step::VerifySecrets)).map_or(String::new(), |d| format!(" Proved: {d}."));
-    session.ui.set("proved", proof.trim());
-    session.ui.paragraph(&format!("{what}.{proof}"), 0);
+    let proof = Proof::of(run, site, &session.host.settings);
+    session.ui.set("proved", json!(proof.proved));
+    session.ui.set("not_proved", json!(proof.not_proved));
+    session.ui.paragraph(&proof.line(&what), 0);
     if let Err(failure) = super::backup::prune(session, None) {
         // The run is done; that old copies stay is not its failure.
         session.ui.line(format!("Old backups were not removed: {:#}", failure.error));
@@ -252,8 +253,12 @@ fn failed(
     if !fresh || run.has_acted() {
         session.ui.set("state", "interrupted");
         let released = run.plan.steps.iter().take(step).any(|s| matches!(s, Step::UnholdUnits { .. }));
+        let verified = matches!(run.plan.steps.get(step), Some(Step::VerifyService { .. }));
         session.ui.line(match (run.plan.kind, released) {
             (Kind::Upgrade, false) => "STOPPED HALF WAY. Barbican is held down on purpose.",
+            (Kind::Upgrade, true) if verified => {
+                "STOPPED AT THE END. Data and files are done; the services do not serve yet."
+            }
             (Kind::Upgrade, true) => "STOPPED AT THE END. Data and files are done; services did not all start.",
             _ => "STOPPED HALF WAY.",
         });
@@ -289,13 +294,16 @@ fn rollback_failed(error: anyhow::Error) -> Failure {
 
 /// The site as the release reads it that the run comes from; rows and files may already be further. A transaction that a crash left half way is
 /// settled: SQLite undoes it when the file is opened for writing.
-fn site(session: &mut Session, plan: &Plan) -> Result<Site, Failure> {
+fn site(session: &mut Session, Run { plan, directory, .. }: &Run) -> Result<Site, Failure> {
     session.host.settings.config_file.clone_from(&plan.config_file);
-    let catalogue = Catalogue::embedded()?;
-    let site = match catalogue.by_id(&plan.from) {
-        Some(release) => Site::load(&session.host, &session.host.config()?, release)?,
-        None => super::any_site(session)?,
+    let load = |session: &Session| match Catalogue::embedded()?.by_id(&plan.from) {
+        Some(release) => Ok(Site::load(&session.host, &session.host.config()?, release)?),
+        None => super::any_site(session),
     };
+    let mut site = load(session)?;
+    if unmask(&session.host, &site, directory)? {
+        site = load(session)?;
+    }
     plan.same_database(&session.host, &site)?;
     site.settle()?;
     Ok(site)
@@ -336,15 +344,41 @@ fn taken_up(session: &mut Session, locks: Locks, id: &str, state: &RunState, acc
         session.ui.line(format!("Run {id} was going back; it goes on doing that."));
         return back(session, run, word, "resumed");
     }
-    let site = site(session, &run.plan)?;
-    guard(session, &mut run, &site, word)?;
+    let mut site = site(session, &run)?;
     let code = run.plan.code();
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
+    let arrived = code.is_some_and(|c| run.state.get(c).undo.is_some()) && has_code(session, &run.plan.to)?;
+    if in_second || arrived {
+        awaited::wait(session, &mut site)?;
+    }
+    guard(session, &mut run, &site, word)?;
     let acted = code.is_some_and(|c| (c + 1..run.plan.steps.len()).any(|i| run.state.get(i).undo.is_some()));
     if in_second && !acted {
         replan(session, &mut run, accept_changes)?;
     }
     forward(session, run, site, false)
+}
+
+/// Whether the code of this release is installed.
+fn has_code(session: &Session, release: &str) -> Result<bool, Failure> {
+    let code = installed_code(&session.host.root, &session.host.settings)?;
+    Ok(matches!(code, Code::At { release: Some(now), .. } if now == release))
+}
+
+/// What the new code brought besides: its units are held with the others, and released with them.
+fn with_new_units(draft: &mut Vec<Step>, names: &[String], first_half: &[Step]) {
+    let held =
+        first_half.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units.clone()) } else { None });
+    let held = held.unwrap_or_default();
+    let fresh: Vec<String> = names.iter().filter(|n| !held.contains(n)).cloned().collect();
+    for step in draft.iter_mut() {
+        if let Step::UnholdUnits { units } = step {
+            *units = held.iter().chain(&fresh).cloned().collect();
+        }
+    }
+    if !fresh.is_empty() {
+        draft.insert(0, Step::HoldUnits { units: fresh });
+    }
 }
 
 /// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
@@ -353,10 +387,12 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     let Some(code) = run.plan.code() else { return Ok(()) };
     let catalogue = Catalogue::embedded()?;
     let from = catalogue.by_id(&run.plan.from).context("the run comes from no known release")?;
+    session.host.look_anew();
     let mut deployment = Deployment::look_in_run(&session.host, from)?;
     // What ran before is what the first half recorded, not what runs now.
     let ran = |s: &Step| if let Step::StartUnits { units } = s { Some(units.clone()) } else { None };
     deployment.running = run.plan.steps.iter().find_map(ran).unwrap_or_default();
+    deployment.start.clone_from(&deployment.running);
     let path: Vec<&'static Release> = run.plan.path.iter().filter_map(|id| catalogue.by_id(id)).collect();
     let stop =
         |error: anyhow::Error| Failure::new(Exit::Interrupted, error).hint("or go back: keymgr-upgrade rollback");
@@ -368,7 +404,8 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
         return Err(stop(conflict.clone().into()).next("resume"));
     }
     let after = draft.plan.code().map_or(0, |i| i + 1);
-    let new: Vec<Step> = draft.plan.steps.iter().skip(after).cloned().collect();
+    let mut new: Vec<Step> = draft.plan.steps.iter().skip(after).cloned().collect();
+    with_new_units(&mut new, &session.host.unit_names()?, run.plan.steps.get(..=code).unwrap_or_default());
     let old: Vec<Step> = run.plan.steps.iter().skip(code + 1).cloned().collect();
     if new == old {
         return Ok(());
@@ -385,8 +422,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
         let kinds: Vec<_> = other.iter().map(std::mem::discriminant).collect();
         steps.iter().filter(|s| !kinds.contains(&std::mem::discriminant(*s))).map(Step::title).collect()
     };
-    let gone: Vec<Step> = old.iter().filter(|s| !done_by_others(s)).cloned().collect();
-    let gone = title(&gone, &new);
+    let gone = title(&old.iter().filter(|s| !done_by_others(s)).cloned().collect::<Vec<_>>(), &new);
     if !gone.is_empty() {
         return Err(stop(anyhow!(
             "steps that were planned are gone: {}; put settings and data back as they were",
@@ -397,7 +433,9 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     for step in new.iter().filter(|s| !old.contains(s)) {
         session.ui.line(format!("changed by the new code: {}", step.title()));
     }
-    let added = title(&new, &old);
+    // What only looks, or holds more, may be added by a newer version of this program or of Barbican's packages.
+    let harmless = |s: &Step| matches!(s, Step::VerifyService { .. } | Step::HoldUnits { .. });
+    let added = title(&new.iter().filter(|s| !harmless(s)).cloned().collect::<Vec<_>>(), &old);
     if !added.is_empty() && !accept_changes {
         return Err(stop(anyhow!("the new code asks for steps that were not planned: {}", added.join(", ")))
             .hint("accept them: keymgr-upgrade resume --accept-changes")
@@ -430,7 +468,7 @@ fn undo(session: &mut Session, locks: Locks, id: &str, discard_new_data: bool, y
     if !matches!(run.state.phase, Phase::Done | Phase::RolledBack) {
         Approval::spend(&session.host.root)?;
     }
-    let mut site = site(session, &run.plan)?;
+    let mut site = site(session, &run)?;
     if run.state.phase != Phase::RollingBack {
         if run.has_written() && !run.state.writers_stopped {
             session.nobody_else(&site, word, false)?;
@@ -484,6 +522,7 @@ fn abandon(session: &mut Session, run: Option<String>, yes: bool) -> Outcome {
     if !session.confirm(yes, "Abandon it?", "rollback --abandon")? {
         return Ok((Exit::Done, "status".to_owned()));
     }
+    unmask(&session.host, &super::any_site(session)?, &journal::run_directory(&id))?;
     session.host.root.remove_link(&std::path::Path::new(journal::STATE).join("current"))?;
     session.ui.set("changed", true);
     session.ui.line("Abandoned. Services are held until: keymgr-upgrade units unhold");
@@ -530,7 +569,7 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
 }
 
 fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
-    let mut site = site(session, &run.plan)?;
+    let mut site = site(session, &run)?;
     guard(session, &mut run, &site, word)?;
     let Session { host, ui, .. } = &mut *session;
     let result = run.back(&mut run.context(host, &mut site), why, &mut |p| report(ui, &p));

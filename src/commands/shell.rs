@@ -34,13 +34,12 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
     for (index, step) in draft.plan.steps.iter().enumerate() {
         lines.extend([String::new(), format!("# {}. {}", index + 1, step.title())]);
         match step {
-            Step::StopUnits { .. } | Step::StartUnits { .. } | Step::HoldUnits { .. } | Step::UnholdUnits { .. }
-                if image =>
-            {
+            step if image && step.is_about_services() => {
                 lines.push("# nothing runs in an image".to_owned());
             }
             Step::StopUnits { units } => lines.push(format!("systemctl stop {}", units.join(" "))),
             Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
+            Step::VerifyService { units } => lines.push(format!("systemctl is-active {}", units.join(" "))),
             Step::HoldUnits { units } => lines.push(format!("systemctl mask --runtime {}", units.join(" "))),
             Step::UnholdUnits { units } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
             Step::BackUpDatabase => lines.push(dump.clone()),

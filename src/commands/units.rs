@@ -12,7 +12,7 @@ use crate::journal::{STATE, private};
 use crate::units;
 
 pub(super) fn units(session: &mut Session, verb: Units) -> Outcome {
-    let names = units::names(&session.host.settings.units)?;
+    let names = session.host.unit_names()?;
     let site = super::any_site(session)?;
     match verb {
         Units::Status => status(session, &site, &names),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::site::boolean;
-use super::{Code, Host, Site};
+use super::site::{IN_DATABASE, boolean};
+use super::{Code, Host, Site, discover};
 use crate::config::{Config, File, is_secret};
 use crate::db::{self, Access, Database};
 use crate::ini::Dialect;
@@ -20,9 +20,6 @@ pub(super) struct Gathered {
     /// Secrets by the store that holds them outside the database.
     pub(super) elsewhere: BTreeMap<String, u64>,
 }
-
-/// Stores whose secrets lie in the database itself.
-const IN_DATABASE: &str = "barbican.plugin.store_crypto.StoreCryptoAdapterPlugin";
 
 pub(super) fn gather(
     host: &Host,
@@ -49,6 +46,8 @@ pub(super) fn gather(
         },
         ..Facts::default()
     };
+    let launched = discover::launched(host, host.found()?, site.services.states());
+    (facts.services, facts.api_launchers, facts.commands) = (launched.services, launched.launchers, launched.commands);
     policy(host, config, &mut facts)?;
     let mut elsewhere = BTreeMap::new();
     if let Ok(database) = site.open(Access::ReadOnly) {

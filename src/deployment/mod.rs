@@ -1,20 +1,23 @@
 //! What is known of this host or image: release, files, database, keys. Read-only; judging and acting are for others.
 
 mod code;
+mod discover;
 mod facts;
 mod identify;
+mod launcher;
 mod reach;
 mod record;
 mod services;
 mod site;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use secrecy::ExposeSecret as _;
 
 pub use code::{Code, installed_code, installed_packages};
+pub use discover::{Found, Stray, WebFile};
 pub use identify::{Identified, identify};
 pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
@@ -76,6 +79,14 @@ pub struct Deployment {
     pub held: Vec<String>,
     /// Units that run now, or ran before they were held by hand; none known on an image.
     pub running: Vec<String>,
+    /// Units that are to be started in the end.
+    pub start: Vec<String>,
+    /// Web servers that others may use too, which serve the API: each file, and whether its server runs or is enabled.
+    pub web: Vec<(WebFile, bool)>,
+    /// Processes of Barbican outside every known unit; why not, if they cannot be looked for. None on an image.
+    pub strays: Result<Vec<Stray>, String>,
+    /// Units that name configuration files to Barbican which are not read here, each with these files.
+    pub other_config: Vec<(String, Vec<PathBuf>)>,
     /// Whether barbican units are installed on this host; no on an image.
     pub has_units: bool,
     /// The packages' own script migrates the database, with the services up.
@@ -158,7 +169,8 @@ impl Deployment {
         };
         let paste = config::read(root, &host.settings.paste_file)?;
         let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, paste_dialect(&from.release.id)?)?;
-        let names = crate::units::names(&host.settings.units)?;
+        let names = host.unit_names()?;
+        let running = site.to_run(host, &names)?;
         Ok(Self {
             host: hostname(root)?,
             system: system(root)?,
@@ -170,7 +182,11 @@ impl Deployment {
             elsewhere: gathered.elsewhere,
             facts: gathered.facts,
             held: crate::units::held(root, &names)?,
-            running: site.to_run(host, &names)?,
+            start: site.to_start(host, &names, &running)?,
+            web: services::web(host, &site)?,
+            strays: services::strays(host, &names).map_err(|e| format!("{e:#}")),
+            other_config: services::other_config(host)?,
+            running,
             has_units: site.has_units(),
             configures_database: code::configures_database(root)?,
             free: root.free_space(Path::new(crate::journal::STATE))?,

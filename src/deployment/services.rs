@@ -7,10 +7,12 @@ use anyhow::{Context as _, Result, bail};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Site};
+use super::discover::{self, Stray, WebFile};
+use super::{Host, Site, launcher};
 use crate::command;
 use crate::files::Root;
 use crate::journal::STATE;
+use crate::settings::Start;
 use crate::systemd::{self, Command, Systemd, UnitState};
 use crate::units;
 
@@ -60,8 +62,13 @@ impl Services {
             return Ok(Self::default());
         }
         let systemd = Systemd::connect(None)?;
-        let units = systemd.units(&host.root, &units::names(&host.settings.units)?)?;
+        let units = systemd.units(&host.root, &host.unit_names()?)?;
         Ok(Self { systemd: Some(systemd), units })
+    }
+
+    /// The states of the units that are there.
+    pub(super) fn states(&self) -> &[UnitState] {
+        &self.units
     }
 
     /// The user that the services run as.
@@ -79,6 +86,44 @@ impl Services {
         let unit = self.units.iter().find(|u| !u.environment.is_empty()).or(self.units.first())?;
         Some(unit.environment.iter().map(|(name, value)| (name.into(), value.expose_secret().into())).collect())
     }
+}
+
+/// The files of web servers that others may use too, each with whether its server runs or is enabled. On an image nobody knows, so it counts.
+pub(super) fn web(host: &Host, site: &Site) -> Result<Vec<(WebFile, bool)>> {
+    let mut all = Vec::new();
+    for file in host.found()?.web.iter().filter(|f| f.shared) {
+        let states = site.states(host, &[file.unit.to_owned()])?;
+        let counts = states.iter().any(|s| s.is_active() || s.unit_file_state.starts_with("enabled"));
+        all.push((file.clone(), counts || site.services.systemd.is_none()));
+    }
+    Ok(all)
+}
+
+/// The processes of Barbican on this host that are in none of the units `names`.
+pub(super) fn strays(host: &Host, names: &[String]) -> Result<Vec<Stray>> {
+    if !host.root.is_host() {
+        return Ok(Vec::new());
+    }
+    // A server that is not ours to stop is a finding of its own, its processes are not.
+    let servers = host.found()?.web.iter().map(|f| f.unit.to_owned());
+    let known: Vec<String> = names.iter().cloned().chain(servers).collect();
+    discover::strays(Path::new("/proc"), &known)
+}
+
+/// The units that have Barbican read other files than the configuration that is read here, with these files.
+pub(super) fn other_config(host: &Host) -> Result<Vec<(String, Vec<PathBuf>)>> {
+    let main = &host.settings.config_file;
+    let directory = PathBuf::from(format!("{}.d", main.display()));
+    let mut all = Vec::new();
+    for (unit, argv) in &host.found()?.units {
+        let named = launcher::config_files(argv);
+        let other: Vec<PathBuf> =
+            named.into_iter().filter(|f| *f != main && *f != directory).map(Path::to_owned).collect();
+        if !other.is_empty() {
+            all.push((unit.clone(), other));
+        }
+    }
+    Ok(all)
 }
 
 impl Site {
@@ -101,6 +146,32 @@ impl Site {
             Some(ran) => Ok(ran),
             None => self.running(host, names),
         }
+    }
+
+    /// Those of `names` that are to be started in the end, as `[upgrade] start` says; `ran` is what ran before.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn to_start(&self, host: &Host, names: &[String], ran: &[String]) -> Result<Vec<String>> {
+        match host.settings.start {
+            Start::Previous => Ok(ran.to_vec()),
+            Start::None => Ok(Vec::new()),
+            Start::Enabled => {
+                let Some(systemd) = &self.services.systemd else { return Ok(Vec::new()) };
+                let units = systemd.units(&host.root, names).context("asking systemd for the barbican units")?;
+                let enabled = |u: &UnitState| u.unit_file_state.starts_with("enabled");
+                Ok(units.into_iter().filter(enabled).map(|u| u.name).collect())
+            }
+        }
+    }
+
+    /// What systemd knows of those of `names` that exist; nothing on an image.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn states(&self, host: &Host, names: &[String]) -> Result<Vec<UnitState>> {
+        let Some(systemd) = &self.services.systemd else { return Ok(Vec::new()) };
+        systemd.units(&host.root, names).context("asking systemd for the barbican units")
     }
 
     /// Whether systemd itself has the hold of every one of `names` that it has loaded: a file alone holds nothing before it was read.
@@ -190,5 +261,23 @@ impl Site {
     pub fn reload_units(&self) -> Result<()> {
         let Some(systemd) = &self.services.systemd else { return Ok(()) };
         systemd.reload().context("having systemd read its unit files")
+    }
+
+    /// Masks units until the next boot, where their files allow it.
+    ///
+    /// # Errors
+    /// If systemd does not do it.
+    pub fn mask(&self, names: &[String]) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        systemd.mask_runtime(names).map(drop).context("masking the barbican units")
+    }
+
+    /// Takes these masks off again.
+    ///
+    /// # Errors
+    /// If systemd does not do it.
+    pub fn unmask(&self, names: &[String]) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else { return Ok(()) };
+        systemd.unmask_runtime(names).map(drop).context("unmasking the barbican units")
     }
 }

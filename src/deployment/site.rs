@@ -1,11 +1,14 @@
 //! How to reach a deployment's database, token and services, as a given release reads the configuration.
 
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::discover::{self, Found};
 use super::reach::{Occupied, Server};
 use super::services::Services;
 use crate::config::Config;
@@ -15,11 +18,14 @@ use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
 use crate::release::Release;
 use crate::settings::Settings;
+use crate::units;
 
 /// Where the service's relative paths begin: the home of the user `barbican` in the distributions' packages.
 const WORKING_DIRECTORY: &str = "/var/lib/barbican";
 /// The default of `[simple_crypto_plugin] kek` up to 20.0.0, public in Barbican's own tree.
 const PUBLIC_KEK: &str = "dGhpcnR5X3R3b19ieXRlX2tleWJsYWhibGFoYmxhaGg=";
+/// The plugin of stores whose secrets lie in the database itself.
+pub(super) const IN_DATABASE: &str = "barbican.plugin.store_crypto.StoreCryptoAdapterPlugin";
 /// The default database URL from 5.0.0 on.
 const DEFAULT_URL: &str = "sqlite:///barbican.sqlite";
 
@@ -36,9 +42,55 @@ pub struct Host {
     pub allow_network_db: bool,
     /// Our own executable, started as the PKCS#11 worker.
     pub worker: PathBuf,
+    /// What was found to run Barbican, once it was looked for.
+    found: OnceCell<Found>,
 }
 
 impl Host {
+    /// The host or image below `root`, with these settings; `worker` is our own executable.
+    #[must_use]
+    pub fn new(root: Root, settings: Settings, worker: PathBuf) -> Self {
+        Self { root, settings, module: None, allow_network_db: false, worker, found: OnceCell::new() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(root: Root) -> Self {
+        Self::new(root, Settings::default(), PathBuf::new())
+    }
+
+    /// Which units and web servers run Barbican, looked for once.
+    ///
+    /// # Errors
+    /// As [`Found::look`].
+    pub fn found(&self) -> Result<&Found> {
+        if self.found.get().is_none() {
+            self.found.set(Found::look(&self.root)?).ok();
+        }
+        self.found.get().context("nothing was looked for")
+    }
+
+    /// Looks for them anew from now on: package work may bring others.
+    pub fn look_anew(&mut self) {
+        self.found = OnceCell::new();
+    }
+
+    /// Where the API can be asked on this host, without a path, as its launcher's files or Barbican's own tell; none where it speaks no HTTP itself.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn listens_at(&self) -> Result<Option<String>> {
+        discover::listens_at(self, self.found()?)
+    }
+
+    /// All units to stop and hold: those that packages bring, there or not, the site's own, and those found.
+    ///
+    /// # Errors
+    /// If a name in the settings is none, or it cannot be looked.
+    pub fn unit_names(&self) -> Result<Vec<String>> {
+        let own = &self.settings.units;
+        units::names(&[own.as_slice(), &self.found()?.names(self.settings.web_server)].concat())
+    }
+
     /// Barbican's configuration as its process reads it: the files, and the environment that its unit sets.
     ///
     /// # Errors
@@ -228,6 +280,36 @@ impl Site {
             }
         }
         Ok(&mut self.keys)
+    }
+
+    /// Opens the token, once more also where it was not there before. A login that failed is not tried again.
+    ///
+    /// # Errors
+    /// [`hsm::Error`], or why no token is configured.
+    pub fn reach_token(&mut self) -> Result<()> {
+        if let (None, None) = (&self.keys.hsm, &self.token_failed) {
+            let config = self.token.as_ref().map_err(|e| anyhow!(e.clone()))?;
+            match Hsm::spawn(config) {
+                Ok(hsm) => self.keys.hsm = Some(hsm),
+                Err(error) => {
+                    if matches!(error, hsm::Error::PinRefused { .. } | hsm::Error::PinAtRisk { .. }) {
+                        self.token_failed = Some(error.to_string());
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        self.token_failed.as_ref().map_or(Ok(()), |error| Err(anyhow!(error.clone())))
+    }
+
+    /// Secrets by the store that holds them outside the database.
+    ///
+    /// # Errors
+    /// If the database cannot be asked.
+    pub fn elsewhere(&self) -> Result<BTreeMap<String, u64>> {
+        let database = self.open(Access::ReadOnly)?;
+        let stores = database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE);
+        Ok(stores.map(|s| (s.plugin_name, s.live)).collect())
     }
 
     /// Whether a PKCS#11 module is configured.

@@ -67,15 +67,18 @@ fn run_line(context: &Context<'_>, line: &str, to: &str) -> Result<()> {
     context.site.run_code_command(context.host, &["/bin/sh", "-c", line], &environment)
 }
 
+/// Whether nothing has to be done for the code of `old` to be what serves: it is there, or none is, which can serve nothing wrongly.
+pub(super) fn is_back(context: &Context<'_>, old: &str) -> Result<bool> {
+    context.site.await_code_command()?;
+    Ok(match installed_code(context.root(), context.settings())? {
+        Code::None => true,
+        Code::At { release, .. } => release.as_deref() == Some(old),
+        Code::Mixed(_) => false,
+    })
+}
+
 /// The old code must be there before old data is served again.
 pub(super) fn revert_code(context: &Context<'_>, old: &str) -> Result<bool> {
-    context.site.await_code_command()?;
-    match installed_code(context.root(), context.settings())? {
-        // Without code nothing can serve the old data wrongly.
-        Code::None => return Ok(false),
-        Code::At { release: Some(now), .. } if now == old => return Ok(false),
-        Code::At { .. } | Code::Mixed(_) => {}
-    }
     let Some(line) = context.settings().rollback_command.as_ref().filter(|_| !context.code_by_others) else {
         return Err(CodeAwaited { release: old.to_owned() }.into());
     };

@@ -7,8 +7,10 @@ mod code;
 mod data;
 mod file;
 mod hex;
+mod mask;
 mod schema;
 mod unit;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -19,8 +21,10 @@ pub use code::{CodeAwaited, Offer, offered};
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
+pub use mask::unmask;
 pub use schema::{About, restore as restore_backup, size};
 pub use unit::NewData;
+pub use verify::NOT_PROVED;
 
 use crate::deployment::{Host, Site};
 use crate::files::Root;
@@ -92,6 +96,11 @@ pub enum Step {
     /// Start the services that ran before.
     StartUnits {
         /// Their units, in order.
+        units: Vec<String>,
+    },
+    /// See that the services stay up, that the API answers, and that it reads an old secret, as far as the settings name one.
+    VerifyService {
+        /// The units that were started.
         units: Vec<String>,
     },
 }
@@ -254,7 +263,21 @@ impl Step {
             Self::RecordRelease { .. } => "record release".to_owned(),
             Self::UnholdUnits { .. } => "release services".to_owned(),
             Self::StartUnits { .. } => "start services".to_owned(),
+            Self::VerifyService { .. } => "verify service".to_owned(),
         }
+    }
+
+    /// Whether the step works on services, of which an image has none that run.
+    #[must_use]
+    pub fn is_about_services(&self) -> bool {
+        matches!(
+            self,
+            Self::StopUnits { .. }
+                | Self::HoldUnits { .. }
+                | Self::UnholdUnits { .. }
+                | Self::StartUnits { .. }
+                | Self::VerifyService { .. }
+        )
     }
 
     /// Whether the step writes to the database.
@@ -292,6 +315,7 @@ impl Step {
             Self::RecordRelease { release } => file::observe_release(context, release),
             Self::UnholdUnits { units } => unit::observe_released(context, units),
             Self::StartUnits { units } => unit::observe_started(context, units),
+            Self::VerifyService { units } => verify::observe(context, units),
         }
     }
 
@@ -301,7 +325,10 @@ impl Step {
     /// If it cannot be kept (no space): the step must not act then.
     pub fn prepare(&self, context: &mut Context<'_>) -> Result<Undo> {
         match self {
-            Self::StopUnits { units } => Ok(Undo::Start { units: units.clone() }),
+            Self::StopUnits { units } => {
+                verify::remember(context, units)?;
+                Ok(Undo::Start { units: units.clone() })
+            }
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
             Self::UnholdUnits { .. } => unit::prepare_unhold(context),
@@ -313,7 +340,7 @@ impl Step {
             Self::RepairHexText => hex::prepare(context),
             Self::EditFile { path, .. } => file::prepare(context, path),
             Self::RecordRelease { .. } => file::prepare_release(context),
-            Self::VerifyKeks | Self::VerifySecrets => Ok(Undo::Nothing),
+            Self::VerifyKeks | Self::VerifySecrets | Self::VerifyService { .. } => Ok(Undo::Nothing),
         }
     }
 
@@ -326,7 +353,9 @@ impl Step {
             Self::StopUnits { units } => unit::stop(context, units)?,
             Self::HoldUnits { units } => unit::hold(context, units)?,
             Self::BackUpDatabase => schema::back_up(context)?,
-            Self::AwaitCode { release } => return code::install(context, release),
+            Self::AwaitCode { release } => {
+                return mask::during(context, |c| code::install(c, release), mask::waits);
+            }
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
             Self::RecordMechanism => data::record_mechanisms(context)?,
@@ -336,7 +365,7 @@ impl Step {
             Self::UnholdUnits { units } => unit::release(context, units)?,
             Self::StartUnits { units } => unit::start(context, units)?,
             // What is only looked at is done by looking.
-            Self::VerifyKeks | Self::VerifySecrets => {}
+            Self::VerifyKeks | Self::VerifySecrets | Self::VerifyService { .. } => {}
         }
         Ok(Applied::Done)
     }
@@ -378,7 +407,12 @@ impl Step {
             (_, Undo::Start { units }) => unit::start_again(context, units),
             (_, Undo::Stop { units }) => unit::stop_again(context, units),
             (_, Undo::Release { record }) => file::restore_release(context, record.as_deref()),
-            (_, Undo::Code { release }) => code::revert_code(context, release),
+            (_, Undo::Code { release }) if code::is_back(context, release)? => Ok(false),
+            (_, Undo::Code { release }) => mask::during(
+                context,
+                |c| code::revert_code(c, release),
+                |reverted| reverted.as_ref().is_err_and(|e| e.is::<CodeAwaited>()),
+            ),
             (step, undo) => {
                 anyhow::bail!("{} cannot be undone by {undo:?}: the journal does not fit the plan", step.title())
             }

@@ -30,6 +30,7 @@ pub(super) trait Manager {
         others: &[(&str, Vec<(&str, zbus::Variant<'_>)>)],
     ) -> zbus::Result<OwnedObjectPath>;
     fn ref_unit(&self, name: &str) -> zbus::Result<()>;
+    fn list_units(&self) -> zbus::Result<Vec<Listed>>;
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
     fn mask_unit_files(
         &self,
@@ -45,6 +46,10 @@ pub(super) trait Manager {
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
 }
+
+/// A loaded unit: name, description, load state, active state, sub state, followed unit, object, then its job's number, type and object.
+pub(super) type Listed =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 /// One entry of `ExecStart`: path, argv, whether failure is ignored, then times, pid and exit status of the last run.
 pub(super) type Exec = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
@@ -64,6 +69,24 @@ impl Properties {
         let (service, properties) = ("org.freedesktop.systemd1", "org.freedesktop.DBus.Properties");
         let reply = connection.call_method(Some(service), path, Some(properties), "GetAll", &interface).await?;
         Ok(Self(reply.body().deserialize()?))
+    }
+
+    /// Asks for one property alone.
+    pub(super) async fn one<T>(
+        connection: &zbus::Connection,
+        path: &OwnedObjectPath,
+        interface: &str,
+        name: &str,
+    ) -> Result<T>
+    where
+        T: TryFrom<OwnedVariant>,
+        T::Error: Into<zbus::Error>,
+    {
+        let interface = format!("org.freedesktop.systemd1.{interface}");
+        let (service, properties) = ("org.freedesktop.systemd1", "org.freedesktop.DBus.Properties");
+        let reply = connection.call_method(Some(service), path, Some(properties), "Get", &(interface, name)).await?;
+        let value: OwnedVariant = reply.body().deserialize()?;
+        T::try_from(value).map_err(|e| anyhow!(e.into()).context(format!("property {name}")))
     }
 
     /// Takes one out.
@@ -104,7 +127,7 @@ pub(super) async fn preparing_for_shutdown(connection: &zbus::Connection) -> zbu
     let properties = "org.freedesktop.DBus.Properties";
     let reply = connection.call_method(Some(service), path, Some(properties), "Get", &asked).await?;
     let value: OwnedVariant = reply.body().deserialize()?;
-    bool::try_from(value).map_err(Into::into)
+    bool::try_from(value)
 }
 
 /// The next item of a stream, or `None` at its end.

@@ -115,6 +115,10 @@ pub struct UnitState {
     /// The drop-ins that systemd has read, by their paths. A hold that is on disk but not among them does not hold yet: a reload is due. (systemd's
     /// own `NeedDaemonReload` does not notice a new drop-in directory.)
     pub drop_ins: Vec<String>,
+    /// A new one for every start, in hexadecimal; empty while it never ran.
+    pub invocation: String,
+    /// How often systemd restarted it by itself since it was last started; 0 where systemd is too old to count.
+    pub restarts: u32,
     /// The main process, while there is one.
     pub main_pid: Option<u32>,
     /// `User=`; none is root.
@@ -218,6 +222,33 @@ impl Systemd {
         loaded.into_iter().map(state).collect()
     }
 
+    /// Every service that is loaded, be it active or not, with the command line of its `ExecStart=`: the program's path, then its arguments.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub fn list(&self) -> Result<Vec<(String, Vec<String>)>> {
+        zbus::block_on(async {
+            let mut all = Vec::new();
+            let units = self.manager.list_units().await.context("listing the units")?;
+            for (name, _, state, .., path, _, _, _) in units {
+                if state != "loaded" || !name.ends_with(".service") {
+                    continue;
+                }
+                match Properties::one::<Vec<Exec>>(&self.connection, &path, "Service", "ExecStart").await {
+                    Ok(starts) => {
+                        let argv = starts.into_iter().next().map_or_else(Vec::new, |(path, argv, ..)| {
+                            std::iter::once(path).chain(argv.into_iter().skip(1)).collect()
+                        });
+                        all.push((name, argv));
+                    }
+                    // Gone since it was listed.
+                    Err(_) => log::debug!("{name} is not there any more"),
+                }
+            }
+            Ok(all)
+        })
+    }
+
     /// Has systemd read all unit files anew, and waits until it has.
     ///
     /// # Errors
@@ -309,6 +340,10 @@ impl Systemd {
     }
 }
 
+fn hexadecimal(bytes: &[u8]) -> String {
+    if bytes.iter().all(|b| *b == 0) { String::new() } else { bytes.iter().map(|b| format!("{b:02x}")).collect() }
+}
+
 fn full_names(names: &[String]) -> anyhow::Result<Vec<String>> {
     names.iter().map(|name| full_name(name)).collect()
 }
@@ -322,6 +357,8 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         sub_state: common.take("SubState")?,
         unit_file_state: common.take("UnitFileState")?,
         drop_ins: common.take("DropInPaths")?,
+        invocation: hexadecimal(&common.take_newer::<Vec<u8>>("InvocationID")?),
+        restarts: 0,
         main_pid: None,
         user: None,
         group: None,
@@ -333,6 +370,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
     if let Some(mut service) = service {
         let pid: u32 = service.take("MainPID")?;
         state.main_pid = (pid != 0).then_some(pid);
+        state.restarts = service.take_newer("NRestarts")?;
         state.user = service.take_set("User")?;
         state.group = service.take_set("Group")?;
         let files: Vec<(String, bool)> = service.take("EnvironmentFiles")?;

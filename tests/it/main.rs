@@ -36,4 +36,5 @@ mod sqlite_schema;
 mod starts;
 #[allow(dead_code, reason = "tmp")]
 mod systemd;
+mod verify;
 mod wire;

@@ -49,7 +49,7 @@ fn both(output: &Output) -> String {
 }
 
 /// The root of a genuine Liberty deployment.
-struct Deployment {
+pub(crate) struct Deployment {
     base: TempDir,
 }
 
@@ -61,7 +61,7 @@ impl Deployment {
     }
 
     /// Upgraded from Liberty to 2026.2 in one run, as an operator does it.
-    fn upgraded() -> Self {
+    pub(crate) fn upgraded() -> Self {
         let deployment = Self::liberty();
         let to = ["--to", "2026.2", "--fast-forward"];
         run(deployment.keymgr().arg("approve").args(to));
@@ -128,7 +128,7 @@ impl Deployment {
         run(program(tool).env("HOME", self.base.path()).args(["--dburl", &url, verb]))
     }
 
-    fn serve(&self) -> Barbican {
+    pub(crate) fn serve(&self) -> Barbican {
         let home = self.base.path().join("home");
         fs::create_dir_all(&home).expect("home");
         let module = format!("p11_crypto_plugin.library_path={}", lab("KEYMGR_TEST_P11SHIM"));
@@ -161,8 +161,8 @@ impl Deployment {
 }
 
 /// A real Barbican, up as long as this lives.
-struct Barbican {
-    port: String,
+pub(crate) struct Barbican {
+    pub(crate) port: String,
     child: Child,
 }
 
