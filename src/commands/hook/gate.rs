@@ -108,7 +108,7 @@ fn gate(global: Global, given: &Given) -> Result<Exit, Failure> {
         Verdict::Refuse(why) => {
             let mut failure = Failure::new(Exit::Blocked, anyhow!(why)).hint("Nothing was unpacked.");
             if open.is_some() {
-                failure = failure.hint("See where it stands, and finish or undo it: keymgr-upgrade status");
+                failure = failure.hint("It is to be finished or undone: keymgr-upgrade status");
             }
             Err(meanwhile(failure, &now))
         }

@@ -7,10 +7,12 @@ use super::{
     Session, installed as installed_packages, keep, notice, open_run, refresh, say, session, watch_over, worker, write,
 };
 use crate::cli::{Global, Units};
+use crate::command;
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
 use crate::error::{Exit, Failure};
-use crate::hook::{Begun, Change, FORMAT, Packages, hop_path};
-use crate::journal::Lock;
+use crate::files::Root;
+use crate::hook::{self, Begun, Change, FORMAT, Installed, Packages, hop_path};
+use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::settings::Hooks;
 use crate::systemd;
 
@@ -23,7 +25,7 @@ pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let Some(data) = recorded(root)?.map(|record| record.release) else { return Ok(Exit::Done) };
-    let now = installed_packages(&session)?;
+    let now = while_dpkg_works()?;
     let strange: Vec<_> = now.iter().filter(|p| p.release() != Some(data.as_str())).collect();
     if strange.is_empty() || open_run(&session)?.is_some() || Lock::holder(root)?.is_some() {
         return Ok(Exit::Done);
@@ -41,6 +43,12 @@ pub(super) fn trigger(global: Global) -> Result<Exit, Failure> {
     refresh(&session);
     watch_over()?;
     Ok(Exit::Done)
+}
+
+/// Barbican's packages in the middle of dpkg's work, when its status file is behind and only its own program tells.
+fn while_dpkg_works() -> anyhow::Result<Vec<Installed>> {
+    let format = "-f=Package: ${Package}\nStatus: ${Status}\nVersion: ${Version}\n\n";
+    Ok(hook::installed(&command::run(&["dpkg-query", "--show", format], &[])?))
 }
 
 /// Says what a boot finds. Nothing is started or changed.
@@ -70,19 +78,14 @@ pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// Refuses to be removed while a run is open.
-pub(super) fn removal(global: Global) -> Result<Exit, Failure> {
-    let session = session(global, "removal")?;
-    match still_open(&session)? {
-        None => Ok(Exit::Done),
-        Some(id) => Err(Failure::new(
-            Exit::Interrupted,
-            anyhow!("run {id} is not finished: without keymgr-upgrade Barbican stays held"),
-        )
-        .hint("See where it stands, and finish or undo it: keymgr-upgrade status")),
+/// Refuses to be removed while a run is open. Nothing else is asked: settings that do not parse must not keep anybody from removing us.
+pub(super) fn removal(global: &Global) -> Result<Exit, Failure> {
+    let root = Root::open(&global.root)?;
+    let Some(id) = journal::current(&root) else { return Ok(Exit::Done) };
+    let state = RunState::replay(&Journal::read(&root, &journal::run_directory(&id))?);
+    if matches!(state.phase, Phase::Done | Phase::RolledBack) {
+        return Ok(Exit::Done);
     }
-}
-
-fn still_open(session: &Session) -> Result<Option<String>, Failure> {
-    Ok(open_run(session)?.map(|run| run.id))
+    let error = anyhow!("run {id} is not finished, and Barbican is held for it");
+    Err(Failure::new(Exit::Interrupted, error).hint("It is to be finished or undone: keymgr-upgrade status"))
 }

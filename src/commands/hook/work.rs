@@ -23,15 +23,20 @@ pub(super) fn after(global: Global) -> Result<Exit, Failure> {
     // Of nearly all package work there is no record, and nothing more to look at.
     let root = crate::files::Root::open(&global.root)?;
     let Some(record) = packages(&root)? else { return Ok(Exit::Done) };
-    if !record.process.is_above_us() {
+    let ours = record.process.is_above_us();
+    if !ours && record.process.is_alive() {
         return Ok(Exit::Done);
     }
     let mut session = session(global, &record.command)?;
+    // What another one broke off may have been finished by this one; what was begun on the data since is for an operator to take up.
+    if !ours && open_run(&session)?.is_none_or(|run| run.past_code) {
+        return Ok(Exit::Done);
+    }
     let next = next(&session, &record)?;
     match next {
         Next::Nothing => {}
         Next::PutBack => say("nothing was unpacked; Barbican is started again when the package manager has ended."),
-        Next::Held(words) => held(&words, &record),
+        Next::Held(words) => held(&words),
         Next::GoOn(asked) => {
             if Systemd::connect(None).map_err(anyhow::Error::from)?.is_stopping() {
                 say("the host is being shut down: the upgrade goes on by hand. Services stay held.");
@@ -90,11 +95,10 @@ fn of_run(record: &Packages, run: &OpenRun, standing: &Standing) -> Next {
     }
 }
 
-fn held(words: &str, record: &Packages) {
+fn held(words: &str) {
     say(format!("HELD: Barbican's packages are half way: {words}"));
     say("Services stay down until they are configured. Then the upgrade goes on.");
-    let next = if record.run.is_some() { "resume" } else { "upgrade" };
-    say(format!("Next: apt-get -f install, then keymgr-upgrade {next}"));
+    say("Next: apt-get -f install");
 }
 
 /// Has the service go on, and shows it as long as `limit` allows.
@@ -161,7 +165,7 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
             exit
         }
         Next::Held(words) => {
-            held(&words, &record);
+            held(&words);
             Exit::Done
         }
     };
