@@ -213,18 +213,27 @@ impl Ui {
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 
+    /// What turns while something is at work; none where it would not be seen.
+    #[must_use]
+    pub fn spinner(&self) -> Option<ProgressBar> {
+        if self.json || !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Some(bar)
+    }
+
     /// The progress of a run: one line a step; on a terminal a spinner while it works.
     pub fn progress(&mut self, progress: &Progress<'_>) {
         match progress {
             Progress::Begin { index, total, step } => {
-                if !self.json && std::io::stderr().is_terminal() {
-                    let bar = ProgressBar::new_spinner();
-                    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-                        bar.set_style(style);
-                    }
+                self.bar = self.spinner();
+                if let Some(bar) = &self.bar {
                     bar.set_message(format!("{:>2}/{total} {}", index + 1, step.title()));
-                    bar.enable_steady_tick(Duration::from_millis(120));
-                    self.bar = Some(bar);
                 }
             }
             Progress::End { index, total, step, word, milliseconds, detail } => {
@@ -364,6 +373,33 @@ fn copy(which: usize, line: &str) {
         && let Some(file) = copies.as_mut().and_then(|files| files.get_mut(which))
     {
         file.write_all(format!("{line}\n").as_bytes()).ok();
+    }
+}
+
+/// Standard output or standard error for text that comes from elsewhere, around a spinner.
+#[derive(Debug)]
+pub struct Screen<W> {
+    to: W,
+    spinner: Option<ProgressBar>,
+}
+
+impl<W: Write> Screen<W> {
+    /// Writes to `to`.
+    pub fn new(to: W, spinner: Option<ProgressBar>) -> Self {
+        Self { to, spinner }
+    }
+}
+
+impl<W: Write> Write for Screen<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(|| self.to.write(bytes)),
+            None => self.to.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.to.flush()
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use indicatif::ProgressBar;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::inotify;
@@ -22,6 +23,7 @@ use crate::files::Root;
 use crate::journal::{self, Lock};
 use crate::request::{self, Asked, Request};
 use crate::systemd::{self, Ended, Launch, Systemd};
+use crate::ui::Screen;
 
 /// The service's unit.
 pub(super) const UNIT: &str = "keymgr-upgrade.service";
@@ -233,9 +235,18 @@ pub(super) fn carried_out(session: &mut Session, systemd: &Systemd, lock: Lock, 
     let mut request = Request::new(asked, &session.by, &session.global);
     request.writers_stopped = word.writers_stopped;
     session.ui.line("Ctrl-C leaves this view, not the run. To stop it: systemctl stop keymgr-upgrade");
-    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let spinner = session.ui.spinner();
+    let (mut out, mut err) = (Screen::new(io::stdout(), spinner.clone()), Screen::new(io::stderr(), spinner.clone()));
     let view = View { out: &mut out, err: &mut err, limit: None };
-    match ask(systemd, &session.host.root, lock, &request, view)? {
+    if let Some(spinner) = spinner.clone() {
+        let systemd = systemd.clone();
+        std::thread::spawn(move || show_step(&systemd, &spinner));
+    }
+    let followed = ask(systemd, &session.host.root, lock, &request, view);
+    if let Some(spinner) = spinner {
+        spinner.finish_and_clear();
+    }
+    match followed? {
         Followed::Ended(exit) => {
             session.ui.was_told();
             Ok((exit, String::new()))
@@ -245,5 +256,16 @@ pub(super) fn carried_out(session: &mut Session, systemd: &Systemd, lock: Lock, 
             session.ui.line(format!("Left the view. {UNIT} works on."));
             Ok((Exit::Locked, "status --wait".to_owned()))
         }
+    }
+}
+
+/// Shows beside the spinner what the service is at, until there is nothing to show any more.
+fn show_step(systemd: &Systemd, spinner: &ProgressBar) {
+    while !spinner.is_finished() {
+        if let Ok(text) = systemd.status_text(UNIT) {
+            spinner.set_message(text);
+        }
+        // systemd signals changes of it too, but together with all others of the unit.
+        std::thread::park_timeout(Duration::from_millis(300));
     }
 }

@@ -51,6 +51,18 @@ impl Systemd {
         zbus::block_on(self.at_rest(launch))
     }
 
+    /// What the service said last of itself (`STATUS=`); empty if nothing.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub fn status_text(&self, unit: &str) -> Result<String> {
+        zbus::block_on(async {
+            let unit = self.load(unit).await?.with_context(|| format!("there is no unit {unit}"))?;
+            let Some(mut service) = self.service_properties(&unit).await? else { return Ok(String::new()) };
+            Ok(service.take("StatusText")?)
+        })
+    }
+
     async fn launch_now(&self, unit: &str) -> Result<Launch> {
         let name = full_name(unit)?;
         // Kept in memory as long as we are connected, so that it can be asked how it ended. Only newer ones can do that, and it is needed only

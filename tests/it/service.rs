@@ -231,6 +231,28 @@ fn a_hang_ends_and_slowness_does_not() {
 }
 
 #[test]
+fn on_a_terminal_it_asks_and_what_was_shown_is_what_runs() {
+    let live = installed();
+    // A terminal, on which the answer comes when the question is seen; meanwhile `meanwhile` is done.
+    let asked = |meanwhile: &str, answer: &str| {
+        live.run(&format!(
+            "rm -f /answer /screen; mkfifo /answer; (timeout 100 script -qefc '{PROGRAM} upgrade --to mitaka' /screen </answer >/dev/null; echo $? >/code) & \
+             exec 7>/answer; timeout 60 sh -c 'until grep -qs Proceed /screen; do :; done'; {meanwhile}; echo {answer} >&7; wait $!; cat /screen; cat /code"
+        ))
+    };
+    let screen = asked("true", "n");
+    assert!(screen.contains("Nothing was done.") && screen.ends_with("\n0"), "{screen}");
+    let screen = asked("systemctl stop barbican-api", "y");
+    assert!(screen.contains("the plan changed while you were asked") && screen.ends_with("\n3"), "{screen}");
+    assert_eq!(live.machine.active(WORKER), "active");
+    live.run("systemctl start barbican-api");
+    let screen = asked("true", "y");
+    assert!(screen.contains(DONE) && screen.ends_with("\n0"), "{screen}");
+    assert!(screen.contains("step 1 of 13: stop services"), "the step at work is to be seen: {screen}");
+    live.expect_up();
+}
+
+#[test]
 fn another_plan_than_the_one_that_was_shown_is_refused() {
     let live = installed();
     let request = format!(
