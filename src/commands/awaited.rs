@@ -1,4 +1,5 @@
-//! After package work database and token may still be coming up: their servers may have been upgraded along with Barbican.
+//! What comes of package work: database and token may still be coming up, since their servers may have been upgraded along with Barbican, and
+//! there may be units that were not there before.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use super::Session;
 use crate::db::{self, Access};
 use crate::deployment::Site;
 use crate::hsm;
+use crate::step::Step;
 use crate::time;
 
 /// How long is waited before it is tried again. Nothing tells when a server has come up.
@@ -58,4 +60,54 @@ fn passes(error: &Error) -> bool {
         );
         database || token
     })
+}
+
+/// What the new code brought besides: its units are held with the others, and released with them.
+pub(super) fn with_new_units(draft: &mut Vec<Step>, names: &[String], first_half: &[Step]) {
+    let held =
+        first_half.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units.clone()) } else { None });
+    let held = held.unwrap_or_default();
+    let fresh: Vec<String> = names.iter().filter(|n| !held.contains(n)).cloned().collect();
+    for step in draft.iter_mut() {
+        if let Step::UnholdUnits { units } = step {
+            *units = held.iter().chain(&fresh).cloned().collect();
+        }
+    }
+    if !fresh.is_empty() {
+        draft.insert(0, Step::HoldUnits { units: fresh });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(names: &[&str]) -> Vec<String> {
+        names.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_package_work_brings_is_held_and_nothing_stays_held() {
+        let first = [Step::HoldUnits { units: list(&["a.service", "gone.service"]) }];
+        let released = |names: &[&str]| {
+            let mut steps = vec![Step::VerifyKeks, Step::UnholdUnits { units: list(names) }];
+            with_new_units(&mut steps, &list(names), &first);
+            steps
+        };
+        let both = Step::UnholdUnits { units: list(&["a.service", "gone.service"]) };
+        assert_eq!(released(&["a.service"]), [Step::VerifyKeks, both]);
+        let steps = released(&["a.service", "new.service"]);
+        assert_eq!(steps[0], Step::HoldUnits { units: list(&["new.service"]) });
+        assert_eq!(steps[2], Step::UnholdUnits { units: list(&["a.service", "gone.service", "new.service"]) });
+    }
+
+    #[test]
+    fn only_what_passes_is_waited_for() {
+        let module = std::path::PathBuf::from("/usr/lib/p11.so");
+        let absent = hsm::Error::NoToken { module, wanted: "label".to_owned(), present: Vec::new() };
+        let refused = hsm::Error::PinRefused { token: "t".to_owned(), ckr: "CKR_PIN_INCORRECT".to_owned() };
+        assert!(passes(&Error::from(absent)) && !passes(&Error::from(refused)));
+        let down = db::Error::Unreachable { url: "mysql://h/b".to_owned(), why: "refused".to_owned() };
+        assert!(passes(&Error::from(down).context("looking")) && !passes(&anyhow::anyhow!("no such table")));
+    }
 }

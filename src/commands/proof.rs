@@ -1,9 +1,10 @@
 //! What the last line of a run says: what was proved, and what was not.
 
-use crate::deployment::Site;
+use crate::deployment::{Host, Site};
 use crate::engine::Run;
+use crate::journal::{Journal, RunState};
 use crate::plan::Kind;
-use crate::settings::{Settings, Start};
+use crate::settings::Start;
 use crate::step::{NOT_PROVED, Step};
 use crate::time;
 
@@ -18,10 +19,16 @@ pub(super) struct Proof {
 
 impl Proof {
     /// Of a run that is done.
-    pub(super) fn of(run: &Run, site: &Site, settings: &Settings) -> Self {
+    pub(super) fn of(run: &Run, site: &Site, host: &Host) -> Self {
+        let settings = &host.settings;
+        // Only the journal knows when what was done, also by those who worked on the run before.
+        let state = match Journal::read(&host.root, &run.directory) {
+            Ok(records) => RunState::replay(&records),
+            Err(_) => run.state.clone(),
+        };
         let find = |wanted: &dyn Fn(&Step) -> bool| {
             let index = run.plan.steps.iter().position(wanted)?;
-            Some(run.state.get(index))
+            Some(state.get(index))
         };
         let detail = |wanted: &dyn Fn(&Step) -> bool| find(wanted).and_then(|s| s.done).map(|(_, detail)| detail);
         let mut proof = Self::default();

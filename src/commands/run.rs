@@ -207,7 +207,7 @@ fn done(session: &mut Session, run: &Run, site: &Site) -> Outcome {
         Kind::Hex => "Done: the hexadecimal text".to_owned(),
         Kind::Config => "Done: the files".to_owned(),
     };
-    let proof = Proof::of(run, site, &session.host.settings);
+    let proof = Proof::of(run, site, &session.host);
     session.ui.set("proved", json!(proof.proved));
     session.ui.set("not_proved", json!(proof.not_proved));
     session.ui.paragraph(&proof.line(&what), 0);
@@ -365,22 +365,6 @@ fn has_code(session: &Session, release: &str) -> Result<bool, Failure> {
     Ok(matches!(code, Code::At { release: Some(now), .. } if now == release))
 }
 
-/// What the new code brought besides: its units are held with the others, and released with them.
-fn with_new_units(draft: &mut Vec<Step>, names: &[String], first_half: &[Step]) {
-    let held =
-        first_half.iter().find_map(|s| if let Step::HoldUnits { units } = s { Some(units.clone()) } else { None });
-    let held = held.unwrap_or_default();
-    let fresh: Vec<String> = names.iter().filter(|n| !held.contains(n)).cloned().collect();
-    for step in draft.iter_mut() {
-        if let Step::UnholdUnits { units } = step {
-            *units = held.iter().chain(&fresh).cloned().collect();
-        }
-    }
-    if !fresh.is_empty() {
-        draft.insert(0, Step::HoldUnits { units: fresh });
-    }
-}
-
 /// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
 /// shown is gone for any other reason than that somebody else has done it.
 fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<(), Failure> {
@@ -405,7 +389,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     }
     let after = draft.plan.code().map_or(0, |i| i + 1);
     let mut new: Vec<Step> = draft.plan.steps.iter().skip(after).cloned().collect();
-    with_new_units(&mut new, &session.host.unit_names()?, run.plan.steps.get(..=code).unwrap_or_default());
+    awaited::with_new_units(&mut new, &session.host.unit_names()?, run.plan.steps.get(..=code).unwrap_or_default());
     let old: Vec<Step> = run.plan.steps.iter().skip(code + 1).cloned().collect();
     if new == old {
         return Ok(());

@@ -12,7 +12,7 @@ use crate::systemd::{API, WORKER};
 
 const UNIT: &str = "keymgr-upgrade.service";
 const CODE_UNIT: &str = "keymgr-upgrade-code.service";
-const DONE: &str = "Done: Mitaka. Proved: 6 of 6 KEKs, 36 of 36 secrets decrypted.";
+const DONE: &str = "Done: Mitaka, down ";
 const TO_MITAKA: [&str; 4] = ["upgrade", "--to", "mitaka", "--yes"];
 
 /// A controller with our units installed.
