@@ -276,7 +276,6 @@ mod tests {
             environment: Vec::new(),
             exec_start: Vec::new(),
             timeout_stop: None,
-            timeout_start: None,
             control_group: String::new(),
         }
     }

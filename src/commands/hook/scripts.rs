@@ -3,9 +3,7 @@
 use anyhow::anyhow;
 
 use super::super::units;
-use super::{
-    Session, installed as installed_packages, keep, notice, open_run, refresh, say, session, watch_over, worker, write,
-};
+use super::{keep, notice, open_run, refresh, say, session, watch_over, worker, write};
 use crate::cli::{Global, Units};
 use crate::command;
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
