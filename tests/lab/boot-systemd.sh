@@ -2,13 +2,15 @@
 # Boots a real systemd in a container, for as long as its standard input is
 # open, and throws everything that was changed in it away afterwards.
 #
-#   tests/lab/boot-systemd.sh [--unified] [--tree TREE] [--in-place] [DIRECTORY]
+#   tests/lab/boot-systemd.sh [--unified] [--tree TREE] [--in-place]
+#                               [--chroot SCRIPT] [DIRECTORY]
 #
 # When it is up, one line is printed: the address of its bus, the process id
 # of its systemd as seen from here, and the path of its root directory here.
 # What is in DIRECTORY is laid over the root before it boots. --unified boots
 # it with cgroups of version 2 only. --tree boots another tree than the plain
-# Debian one; --in-place changes it.
+# Debian one; --in-place changes it. SCRIPT, a path inside, is run in a chroot
+# before; what it says is in /var/log/in-chroot.log.
 #
 # Lines on standard input:
 #   reboot     shuts it down as a power button does and boots the same tree
@@ -27,11 +29,13 @@ lab=$(cd "$lab" && pwd)
 tree=$lab/systemd-tree
 unified=
 in_place=
+script=
 over=
 while [ $# -gt 0 ]; do
     case $1 in
         --unified) unified=1 ;;
         --in-place) in_place=1 ;;
+        --chroot) script=$2; shift ;;
         --tree) tree=$2; shift ;;
         *) over=$1 ;;
     esac
@@ -102,6 +106,12 @@ else
     mount -t overlay -o "lowerdir=$tree,upperdir=$run/tmp/upper,workdir=$run/tmp/work" overlay root
 fi
 [ -z "$over" ] || cp -a "$over/." root/
+if [ -n "$script" ]; then
+    # With a process tree of its own, so that nothing it starts is left.
+    unshare --mount --pid --fork --kill-child --mount-proc="$run/tmp/root/proc" \
+        chroot root /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh "$script" \
+        </dev/null >root/var/log/in-chroot.log 2>&1 || { tail root/var/log/in-chroot.log >&2; die "$script failed"; }
+fi
 
 # The container says by itself when it is up, and its end is said here: no
 # need to ask again and again.

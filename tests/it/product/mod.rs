@@ -9,9 +9,13 @@ use std::process::{Child, Command, Stdio};
 use crate::common::{Said, lab, said};
 use crate::systemd::{API, LISTENER, Machine, WORKER};
 
+mod after;
 mod control;
+mod image;
 mod odd;
 mod refusals;
+mod service;
+mod suite;
 mod table;
 mod upgrade;
 mod watch;
@@ -33,6 +37,9 @@ pub(crate) const BROKEN: &str = "1:16.0.2-2";
 /// Where a test has put our package inside.
 pub(crate) const DEB: &str = "/srv/lab/keymgr-upgrade.deb";
 
+/// What is laid over the tree before it boots.
+const OVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/root");
+
 /// A host with Debian's Barbican 15.0.1, its services up.
 pub(crate) struct Product {
     pub(crate) machine: Machine,
@@ -53,10 +60,28 @@ impl Product {
         product
     }
 
+    /// Lays what is in `over` over the packaged one, runs /srv/lab/in-chroot in it as in any directory with a Debian, and boots it.
+    pub(crate) fn boot_image(over: &Path) -> Self {
+        let copied =
+            Command::new("cp").arg("-a").args([&format!("{OVER}/."), over.to_str().unwrap()]).status().unwrap();
+        assert!(copied.success());
+        let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("tree");
+        let arguments = ["--tree", tree.to_str().unwrap(), "--chroot", "/srv/lab/in-chroot", over.to_str().unwrap()];
+        Self { machine: Machine::boot_with(&arguments), packaged: true }
+    }
+
+    /// The same with room for the packages of a whole system.
+    pub(crate) fn boot_with_room() -> Self {
+        let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("tree");
+        let machine = Machine::boot_with(&["--size", "6g", "--tree", tree.to_str().unwrap(), OVER]);
+        let product = Self { machine, packaged: true };
+        product.wait_for_api();
+        product
+    }
+
     fn boot_tree(name: &str) -> Self {
-        let over = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/root");
         let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join(name);
-        let machine = Machine::boot_with(&["--tree", tree.to_str().unwrap(), over]);
+        let machine = Machine::boot_with(&["--tree", tree.to_str().unwrap(), OVER]);
         let product = Self { machine, packaged: true };
         product.wait_for_api();
         product
