@@ -3,14 +3,15 @@
 # open, and throws everything that was changed in it away afterwards.
 #
 #   tests/lab/boot-systemd.sh [--unified] [--tree TREE] [--in-place]
-#                               [--chroot SCRIPT] [DIRECTORY]
+#                               [--chroot SCRIPT] [--size SIZE] [DIRECTORY]
 #
 # When it is up, one line is printed: the address of its bus, the process id
 # of its systemd as seen from here, and the path of its root directory here.
 # What is in DIRECTORY is laid over the root before it boots. --unified boots
 # it with cgroups of version 2 only. --tree boots another tree than the plain
 # Debian one; --in-place changes it. SCRIPT, a path inside, is run in a chroot
-# before; what it says is in /var/log/in-chroot.log.
+# before; what it says is in /var/log/in-chroot.log. SIZE is what its changes
+# may take of memory, 1g.
 #
 # Lines on standard input:
 #   reboot     shuts it down as a power button does and boots the same tree
@@ -30,12 +31,14 @@ tree=$lab/systemd-tree
 unified=
 in_place=
 script=
+size=1g
 over=
 while [ $# -gt 0 ]; do
     case $1 in
         --unified) unified=1 ;;
         --in-place) in_place=1 ;;
         --chroot) script=$2; shift ;;
+        --size) size=$2; shift ;;
         --tree) tree=$2; shift ;;
         *) over=$1 ;;
     esac
@@ -97,7 +100,7 @@ trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
 mkdir "$run/tmp"
-mount -t tmpfs -o size=1g,mode=755 tmpfs "$run/tmp"
+mount -t tmpfs -o size=$size,mode=755 tmpfs "$run/tmp"
 cd "$run/tmp"
 mkdir upper work root
 if [ -n "$in_place" ]; then
