@@ -16,7 +16,7 @@ use crate::journal::Lock;
 use crate::process::FRONTEND;
 use crate::request::{Asked, Request};
 use crate::systemd::Systemd;
-use crate::ui::{pass_on, speak};
+use crate::ui::{SPOKEN, pass_on, speak};
 
 /// After the work of the apt or dpkg above us; never a reason for it to fail.
 pub(super) fn after(global: Global) -> Result<Exit, Failure> {
@@ -128,13 +128,10 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
     let (mut out, mut err) = (Screen::default(), Screen::default());
     let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
     let followed = follow::ask(&systemd, root, lock, &request, view)?;
+    // However it ended, the watch has nothing more to do: a second try would spend another login at the token.
+    root.remove(&packages_path())?;
     match followed {
-        Followed::Ended(exit) => {
-            if exit == Exit::Done {
-                root.remove(&packages_path())?;
-            }
-            Ok(exit)
-        }
+        Followed::Ended(exit) => Ok(exit),
         Followed::Left | Followed::Late => {
             if !quiet {
                 say(format!("{} works on. See: keymgr-upgrade status --wait", follow::UNIT));
@@ -206,12 +203,11 @@ impl Write for Screen {
 }
 
 fn show(line: &str) {
-    if line.is_empty() {
-        return;
-    }
-    if line.starts_with([' ', '0', '1', '2']) {
+    // What fills the screen already was wrapped for it.
+    let fits = line.chars().count() <= SPOKEN;
+    if line.starts_with([' ', '0', '1', '2']) || !fits {
         pass_on(line);
-    } else {
+    } else if !line.is_empty() {
         speak(crate::ui::Stream::Out, line, 0);
     }
 }
