@@ -432,11 +432,6 @@ impl Run {
         for (index, step) in steps.iter().enumerate().rev() {
             let state = self.state.get(index);
             let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
-            let first = self.state.get(index).done.is_none();
-            // Nothing is said of what is still as it was left.
-            if !first && matches!(look(step, context), Ok(Observed::After(_))) {
-                continue;
-            }
             let total = steps.len();
             report(Progress::Begin { index, total, step });
             logging::at_step(index);
