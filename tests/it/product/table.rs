@@ -169,10 +169,13 @@ fn from_source_failing_at_each_station() {
         ),
         (
             "after schema",
-            "mariadb barbican -e \"CREATE TRIGGER no BEFORE UPDATE ON kek_data FOR EACH ROW SIGNAL SQLSTATE '45000'\""
+            "printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\nmariadb barbican </srv/lab/no.sql\\n' >/run/upgrade-command; \
+             echo \"CREATE TRIGGER no BEFORE UPDATE ON kek_data FOR EACH ROW SIGNAL SQLSTATE '45000'\" >/srv/lab/no.sql"
                 .to_owned(),
             4,
-            "mariadb barbican -e 'DROP TRIGGER IF EXISTS no'".to_owned(),
+            "mariadb barbican -e 'DROP TRIGGER IF EXISTS no'; \
+             printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\n' >/run/upgrade-command"
+                .to_owned(),
         ),
         ("after data", format!("mount --bind {PASTE} {PASTE}"), 4, format!("umount {PASTE}")),
         (
