@@ -5,6 +5,9 @@ LAB ?= $(CURDIR)/target/lab
 DESTDIR ?=
 prefix ?= /usr
 sbindir ?= $(prefix)/sbin
+sysconfdir ?= /etc
+unitdir ?= $(prefix)/lib/systemd/system
+catalogdir ?= $(prefix)/lib/systemd/catalog
 
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 binary := $(target)/release/keymgr-upgrade
@@ -15,7 +18,7 @@ nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build deb lint check test test-slow demo bench install clean
+.PHONY: help setup build manual deb lint check test test-slow demo bench install clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -28,8 +31,13 @@ build: ## build the release binary
 
 # `make deb PROFILE=dev` packs the binary of the tests, for speed.
 PROFILE ?= release
+pages := $(CURDIR)/target/manual
+manual: ## write the manual pages and the completions, target/manual/
+	rm -rf '$(pages)'
+	$(CARGO) run --locked --quiet --profile $(PROFILE) --example manual -- '$(pages)'
+
 cargo_deb := $(LAB)/cargo-deb
-deb: ## build the Debian package, target/debian/*.deb
+deb: manual ## build the Debian package, target/debian/*.deb
 	@PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --version >/dev/null 2>&1 || \
 	    $(CARGO) install --locked --root '$(cargo_deb)' cargo-deb
 	PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
@@ -45,7 +53,7 @@ lint: ## formatting, clippy, licences: each where its tool is installed
 	    else echo 'lint: cargo-deny is not installed: skipped'; fi
 
 # What takes minutes: a real Barbican, matrices of starts, kills and clusters.
-slow := real_barbican:: server_ crash::matrix dump::trouble lock::cluster lock::sessions hex::
+slow := real_barbican:: server_ crash::matrix dump::trouble lock::cluster lock::sessions product:: hex::
 check: setup lint ## the fast loop: lint, then the tests that take no minutes
 	$(run_tests) -- $(addprefix --skip ,$(slow))
 
@@ -65,8 +73,21 @@ bench: setup ## start-up time, size, memory; schemas side by side with Barbican'
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_db.sh
 
-install: build ## install the binary below DESTDIR
+# The hooks of package managers come with packages only. Settings that are
+# there already are kept.
+install: build manual ## install all but package hooks below DESTDIR, prefix=/usr
 	install -D -m 0755 '$(binary)' '$(DESTDIR)$(sbindir)/keymgr-upgrade'
+	install -d '$(DESTDIR)$(prefix)/share' '$(DESTDIR)$(unitdir)' '$(DESTDIR)$(catalogdir)'
+	cp -R '$(pages)/.' '$(DESTDIR)$(prefix)/share/'
+	for unit in systemd/*.service; do \
+	    sed 's|/usr/sbin/keymgr-upgrade|$(sbindir)/keymgr-upgrade|' "$$unit" \
+	        >'$(DESTDIR)$(unitdir)'/"$${unit##*/}" || exit; \
+	done
+	for catalog in systemd/*.catalog; do \
+	    [ ! -e "$$catalog" ] || install -m 0644 "$$catalog" '$(DESTDIR)$(catalogdir)/' || exit; \
+	done
+	[ -e '$(DESTDIR)$(sysconfdir)/keymgr-upgrade/keymgr-upgrade.conf' ] || \
+	    install -D -m 0644 packaging/keymgr-upgrade.conf -t '$(DESTDIR)$(sysconfdir)/keymgr-upgrade'
 
 clean: ## remove all that was built and installed here
 	$(CARGO) clean

@@ -20,8 +20,12 @@ mod hex;
 mod hsm;
 mod live;
 mod lock;
+<<<<<<< HEAD
 #[allow(dead_code, reason = "tmp")]
 mod product;
+=======
+mod manual;
+>>>>>>> f165d3d65ff25c7e6eca04af95ff3ae240acc7fa
 mod proof;
 mod python_readers;
 mod real_barbican;

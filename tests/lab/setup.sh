@@ -118,6 +118,8 @@ install_packages() {
         need socat socat
         need ip iproute2
         need rsync rsync
+        need groff groff-base
+        need mandoc mandoc
         find_python
         [ -n "$python" ] || need no-such-python python3-venv
         databases
