@@ -20,12 +20,8 @@ mod hex;
 mod hsm;
 mod live;
 mod lock;
-<<<<<<< HEAD
-#[allow(dead_code, reason = "tmp")]
-mod product;
-=======
 mod manual;
->>>>>>> f165d3d65ff25c7e6eca04af95ff3ae240acc7fa
+mod product;
 mod proof;
 mod python_readers;
 mod real_barbican;
@@ -38,7 +34,6 @@ mod servers;
 mod service;
 mod sqlite_schema;
 mod starts;
-#[allow(dead_code, reason = "tmp")]
 mod systemd;
 mod verify;
 mod wire;
