@@ -127,10 +127,12 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
     }
     let (mut out, mut err) = (Screen::default(), Screen::default());
     let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
-    let followed = follow::ask(&systemd, root, lock, &request, view)?;
-    // However it ended, the watch has nothing more to do: a second try would spend another login at the token.
-    root.remove(&packages_path())?;
-    match followed {
+    let followed = follow::ask(&systemd, root, lock, &request, view);
+    if !matches!(followed, Ok(Followed::Left | Followed::Late)) {
+        // Also where it failed or was killed: it was tried, and what comes next is the operator's word, not that of the watch.
+        root.remove(&packages_path())?;
+    }
+    match followed? {
         Followed::Ended(exit) => Ok(exit),
         Followed::Left | Followed::Late => {
             if !quiet {

@@ -219,7 +219,7 @@ impl Product {
     #[track_caller]
     pub(crate) fn expect_dpkg_healthy(&self) {
         assert_eq!(self.ok("dpkg --audit"), "");
-        assert_eq!(self.ok("dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep -v '^ii ' || true"), "");
+        assert_eq!(self.ok("dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep -v '^[ir][ic] ' || true"), "");
         self.ok("apt-get -q check");
     }
 

@@ -74,16 +74,14 @@ impl Table {
             status.out
         );
         self.product.expect_dpkg_healthy();
-        let running = self.product.running();
-        if running.is_empty() {
-            self.product.expect_held();
-            return;
-        }
         let now = self.product.picture();
         let whole = [&self.before, &self.after]
             .iter()
             .any(|p| (&p.code, &p.database, &p.files) == (&now.code, &now.database, &now.files));
-        assert!(whole, "{station}: {running:?} run on what is half migrated: {now:#?}\n{all}");
+        if !whole {
+            // Nothing runs on what is half one thing and half the other.
+            self.product.expect_held();
+        }
     }
 
     /// Has the service end in SIGKILL at this point of its next run.
@@ -169,10 +167,13 @@ fn from_source_failing_at_each_station() {
         ),
         (
             "after schema",
-            "mariadb barbican -e \"CREATE TRIGGER no BEFORE UPDATE ON kek_data FOR EACH ROW SIGNAL SQLSTATE '45000'\""
+            "printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\nmariadb barbican </srv/lab/no.sql\\n' >/run/upgrade-command; \
+             echo \"CREATE TRIGGER no BEFORE UPDATE ON kek_data FOR EACH ROW SIGNAL SQLSTATE '45000'\" >/srv/lab/no.sql"
                 .to_owned(),
             4,
-            "mariadb barbican -e 'DROP TRIGGER IF EXISTS no'".to_owned(),
+            "mariadb barbican -e 'DROP TRIGGER IF EXISTS no'; \
+             printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\n' >/run/upgrade-command"
+                .to_owned(),
         ),
         ("after data", format!("mount --bind {PASTE} {PASTE}"), 4, format!("umount {PASTE}")),
         (

@@ -59,7 +59,8 @@ fn expect_down_during(watch: &Watch, began: u64, ended: u64) {
     assert!(ran.is_empty(), "{ran:#?}\n{watch}");
     for unit in [API, WORKER] {
         let stopped = watch.all(&What::Stopped, unit, "").filter(|e| e.at > began && e.at < from).count();
-        assert_eq!(stopped, 1, "{unit} was stopped before the first unpacking:\n{watch}");
+        // Twice where it had to be killed: failed, and stopped.
+        assert!(stopped >= 1, "{unit} was stopped before the first unpacking:\n{watch}");
         let starts: Vec<_> = watch.all(&What::Started, unit, "").filter(|e| e.at > began).collect();
         assert!(
             matches!(starts[..], [start] if start.at > packages && start.at < ended),
