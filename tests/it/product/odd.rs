@@ -157,8 +157,7 @@ fn our_package_stays_while_a_run_is_open_and_goes_without_a_trace_of_work() {
     let said = product.apt("upgrade").expect(0);
     assert!(!said.all().contains("keymgr-upgrade"), "{}", said.all());
     assert_eq!((product.packages(), product.running()), (format!("installed {NEXT}"), ALL.to_vec()));
-    let said =
-        product.run(&format!("dpkg -i /srv/lab/repo/next/barbican-api_*.deb && apt-get -q -y purge keymgr-upgrade"));
+    let said = product.run("dpkg -i /srv/lab/repo/next/barbican-api_*.deb && apt-get -q -y purge keymgr-upgrade");
     assert!(!said.expect(0).err.contains("keymgr-upgrade"));
 }
 
