@@ -69,8 +69,7 @@ fn expect_down_during(watch: &Watch, began: u64, ended: u64) {
     }
 }
 
-/// The downtime of the API as the journal shows it, in milliseconds.
-#[expect(clippy::print_stdout, reason = "the figures are for the reader of the test")]
+/// The downtime of the API as the journal shows it, in milliseconds, kept in target/lab/product/figures.txt.
 fn figures(product: &Product, watch: &Watch, began: u64) {
     let at = |what: &What, unit: &str| watch.all(what, unit, "").find(|e| e.at > began).unwrap().at;
     let stopping = at(&What::Stopping, API);
@@ -88,8 +87,8 @@ fn figures(product: &Product, watch: &Watch, began: u64) {
         ("in all", stopping, answered),
     ];
     let text: String = spans.iter().map(|(name, a, b)| format!("{name:14} {:6} ms\n", (b - a) / 1000)).collect();
-    println!("{text}");
     let steps =
         product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 40");
-    println!("{steps}");
+    let kept = std::path::Path::new(&crate::common::lab("KEYMGR_TEST_PRODUCT")).join("figures.txt");
+    std::fs::write(kept, format!("{text}\n{steps}\n")).unwrap();
 }
