@@ -285,12 +285,16 @@ impl Run {
                 logging::event(logging::Event::Interrupted, &text);
                 return Ok(Ended::Stopped { step: index });
             }
+            let first = self.state.get(index).done.is_none();
+            // Nothing is said of what is still as it was left.
+            if !first && matches!(look(step, context), Ok(Observed::After(_))) {
+                continue;
+            }
             let total = steps.len();
             report(Progress::Begin { index, total, step });
             logging::at_step(index);
             log::info!("step {}: {}", index + 1, step.title());
             let begin = Instant::now();
-            let first = self.state.get(index).done.is_none();
             let result = self.one(context, index, step);
             let milliseconds = begin.elapsed().as_millis();
             let mut end = |word, detail: &str| report(Progress::End { index, total, step, word, milliseconds, detail });

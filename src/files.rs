@@ -73,7 +73,12 @@ impl Root {
         }
         let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("opening root {}", path.display()))?;
-        Ok(Self { directory, path })
+        let root = Self { directory, path };
+        // Where a sandbox forbids it, or the kernel is too old, everything would look as if it were not there.
+        root.at(Path::new("/"), OFlags::PATH, Mode::empty()).with_context(|| {
+            format!("root {}: openat2(2) does not work here; it needs Linux 5.6 or later", root.path.display())
+        })?;
+        Ok(root)
     }
 
     /// The root's own path on this host.

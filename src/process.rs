@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(holder(&path).unwrap(), None);
         // perl is essential on Debian, and says how the C library lays out the structure.
         let script = "use Fcntl; open(F,'+<',$ARGV[0]) or die; \
-                      fcntl(F, F_SETLK, pack('s s x4 q q i x4', F_WRLCK, 0, 0, 0, 0)) or die; print \"held\\n\"; \
+                      my $lock = pack('s s x4 q q i x4', F_WRLCK, 0, 0, 0, 0); fcntl(F, F_SETLK, $lock) or die; print \"held\\n\"; \
                       $|=1; print ''; <STDIN>";
         #[expect(clippy::disallowed_methods, reason = "another process has to hold the lock")]
         let mut child = std::process::Command::new("perl")

@@ -339,6 +339,9 @@ fn out(line: &str) {
 /// Who speaks, where others speak on the same screen.
 const SPEAKER: &str = "keymgr-upgrade: ";
 
+/// How long a line may be that is spoken as one.
+pub const SPOKEN: usize = WIDTH - SPEAKER.len();
+
 /// Where a hook's words go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -350,7 +353,7 @@ pub enum Stream {
 
 /// A paragraph of a hook, which speaks between the lines of the package manager: each line says who it is, and is indented by `indent`.
 pub fn speak(stream: Stream, text: &str, indent: usize) {
-    for line in wrap(text, WIDTH - SPEAKER.len() - indent) {
+    for line in wrap(text, SPOKEN - indent) {
         let line = clean(&format!("{SPEAKER}{:indent$}{line}", ""));
         if stream == Stream::Out { out(&line) } else { err(&line) }
     }

@@ -552,6 +552,25 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
         .next("status"))
 }
 
+/// Says how the packages of the release are to be had, where apt knows.
+fn way_to_old_code(session: &mut Session, release: &str) {
+    if !session.host.root.is_host() {
+        return;
+    }
+    match offered(&session.host.root, release) {
+        Ok(Offer::All(packages)) => {
+            let wanted: Vec<String> =
+                packages.iter().map(|(package, version)| format!("{package}={version}")).collect();
+            session.ui.paragraph(&format!("do: apt-get install --allow-downgrades {}", wanted.join(" ")), 0);
+        }
+        Ok(Offer::Missing(packages)) => {
+            session.ui.paragraph(&format!("No apt source of this host has it: {}.", packages.join(" ")), 0);
+        }
+        // No packages, or apt cannot be asked: then the operator knows better.
+        Ok(Offer::NotPackaged) | Err(_) => {}
+    }
+}
+
 fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
     let mut site = site(session, &run)?;
     guard(session, &mut run, &site, word)?;
@@ -573,6 +592,9 @@ fn back(session: &mut Session, mut run: Run, word: Word, why: &str) -> Outcome {
             session.ui.set("changed", true);
             session.ui.set("state", "awaiting-code");
             session.ui.line(format!("{error}"));
+            if let Some(awaited) = error.downcast_ref::<CodeAwaited>() {
+                way_to_old_code(session, &awaited.release);
+            }
             Ok((Exit::Interrupted, "rollback   (when the old code is installed)".to_owned()))
         }
         Err(error) if error.is::<NewData>() => Err(Failure::new(Exit::Interrupted, error)

@@ -4,6 +4,7 @@ use super::{Change, Installed};
 use crate::journal::{Phase, RunState};
 use crate::plan::Plan;
 use crate::release::{Catalogue, Release};
+use crate::step::Undo;
 
 /// The code that an open run waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Awaits {
 pub struct OpenRun {
     /// Its id.
     pub id: String,
-    /// The release it comes from, by its id.
+    /// The release of the code it comes from, by its id.
     pub from: String,
     /// The release it goes to, by its id.
     pub to: String,
@@ -39,9 +40,14 @@ impl OpenRun {
     pub fn of(id: &str, plan: &Plan, state: &RunState) -> Option<Self> {
         let code = plan.code();
         let (mut awaits, mut past_code) = (Awaits::Nothing, false);
+        let mut from = plan.from.clone();
         if let Some(code) = code {
             let begun = state.get(code).undo.is_some();
             past_code = state.get(code).done.is_some();
+            let undo = state.get(code).undo.clone().and_then(|undo| serde_json::from_value(undo).ok());
+            if let Some(Undo::Code { release }) = undo {
+                from = release;
+            }
             let undone = |i: usize| {
                 let step = state.get(i);
                 step.undo.is_none() || step.reverted
@@ -56,7 +62,7 @@ impl OpenRun {
         let open = !matches!(state.phase, Phase::Done | Phase::RolledBack);
         open.then(|| Self {
             id: id.to_owned(),
-            from: plan.from.clone(),
+            from,
             to: plan.to.clone(),
             awaits,
             past_code,

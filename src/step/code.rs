@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Applied, Context, Observed};
+use super::{Applied, Context, Observed, Undo};
 use crate::command;
 use crate::deployment::{Code, installed_code};
 use crate::files::Root;
@@ -25,6 +25,16 @@ pub(super) fn observe_code(context: &Context<'_>, release: &str) -> Result<Obser
         Code::At { release: Some(now), version, .. } if now == release => Observed::After(version),
         Code::At { .. } | Code::None | Code::Mixed(_) => Observed::Before,
     })
+}
+
+/// Going back needs the code that is there now, which need not be of the release that the data is at. Where the new code came before us, it needs
+/// that of the release of the data: nothing else is known.
+pub(super) fn prepare(context: &Context<'_>, release: &str) -> Result<Undo> {
+    let old = match installed_code(context.root(), context.settings())? {
+        Code::At { release: Some(now), .. } if now != release => now,
+        Code::At { .. } | Code::None | Code::Mixed(_) => context.from.clone(),
+    };
+    Ok(Undo::Code { release: old })
 }
 
 /// Installs the code by the configured command or by apt, or says that it is awaited.

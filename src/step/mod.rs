@@ -333,7 +333,7 @@ impl Step {
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
             Self::UnholdUnits { .. } => unit::prepare_unhold(context),
             Self::BackUpDatabase => Ok(Undo::Database),
-            Self::AwaitCode { .. } => Ok(Undo::Code { release: context.from.clone() }),
+            Self::AwaitCode { release } => code::prepare(context, release),
             Self::MigrateSchema { .. } => schema::prepare(context),
             Self::ResignKeks => data::prepare_keks(context),
             Self::RecordMechanism => data::prepare_mechanisms(context),

@@ -171,8 +171,10 @@ fn explained<'a>(shown: &'a str, section: &str, name: &str) -> &'a str {
 fn every_finding_release_and_note_is_there() {
     let pages = rendered();
     let check = page(&pages, "keymgr-upgrade-check.8");
-    let judged = std::fs::read_to_string(Path::new(ROOT).join("src/finding.rs")).unwrap();
-    let judged = judged.split("#[cfg(test)]").next().unwrap();
+    let judged = said(
+        Command::new("grep").args(["-rh", "", "--include=*.rs", "src/finding.rs", "src/finding"]).current_dir(ROOT),
+    )
+    .out;
     let mut findings = 0;
     for call in ["Finding::fail(", "Finding::warn(", "Finding::ok("] {
         for piece in judged.split(call).skip(1) {

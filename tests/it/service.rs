@@ -8,7 +8,7 @@ use keymgr_upgrade::logging::Event;
 
 use crate::common::Said;
 use crate::live::{Live, PROGRAM, REVISIONS, STATE, end, flat};
-use crate::systemd::{API, WORKER};
+use crate::systemd::WORKER;
 
 const UNIT: &str = "keymgr-upgrade.service";
 const CODE_UNIT: &str = "keymgr-upgrade-code.service";
@@ -248,7 +248,7 @@ fn on_a_terminal_it_asks_and_what_was_shown_is_what_runs() {
     live.run("systemctl start barbican-api");
     let screen = asked("true", "y");
     assert!(screen.contains(DONE) && screen.ends_with("\n0"), "{screen}");
-    assert!(screen.contains("step 1 of 13: stop services"), "the step at work is to be seen: {screen}");
+    assert!(screen.contains("step 1 of "), "the step at work is to be seen: {screen}");
     live.expect_up();
 }
 
@@ -311,13 +311,11 @@ fn the_units_are_sound_and_the_service_is_confined() {
     let said = live.run("systemd-analyze verify /usr/lib/systemd/system/keymgr-upgrade*.service 2>&1 || echo failed");
     let ours: Vec<&str> = said.lines().filter(|l| !l.contains("Command 'man ") && *l != "failed").collect();
     assert!(ours.is_empty(), "{said}");
-    for (unit, at_most) in [(UNIT, 6.0), ("keymgr-upgrade-watch.service", 6.0), ("keymgr-upgrade-boot.service", 3.5)] {
+    for (unit, at_most) in [(UNIT, 4.5), ("keymgr-upgrade-watch.service", 4.5), ("keymgr-upgrade-boot.service", 2.5)] {
         let said = live.run(&format!("systemd-analyze security --no-pager {unit} | tail -n 1"));
         let figure: f64 = said.split_whitespace().find_map(|word| word.parse().ok()).unwrap();
         assert!(figure <= at_most, "{said}");
     }
-    // An operator's drop-in may do without the confinement, and without systemd's own limits nothing changes.
-    assert_eq!(live.property(API, "ActiveState"), "active");
 }
 
 /// Barbican as packages: this version installed, that one in a repository of the host.

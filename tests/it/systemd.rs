@@ -47,6 +47,7 @@ impl Machine {
         Self::boot_with(&[])
     }
 
+    /// With arguments of the script that boots it.
     pub(crate) fn boot_with(arguments: &[&str]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/boot-systemd.sh");
         #[expect(clippy::disallowed_methods, reason = "runs as long as the test does, which command::run cannot")]
@@ -64,7 +65,16 @@ impl Machine {
 
     /// Shuts it down and boots the same tree again.
     pub(crate) fn reboot(&mut self) {
-        writeln!(self.open.as_ref().unwrap(), "reboot").unwrap();
+        self.again("reboot");
+    }
+
+    /// Kills everything in it at once and boots what is left.
+    pub(crate) fn cut_power(&mut self) {
+        self.again("power-cut");
+    }
+
+    fn again(&mut self, how: &str) {
+        writeln!(self.open.as_ref().unwrap(), "{how}").unwrap();
         (self.address, self.pid, self.root) = booted(&mut self.lines);
     }
 

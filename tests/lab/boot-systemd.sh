@@ -2,15 +2,22 @@
 # Boots a real systemd in a container, for as long as its standard input is
 # open, and throws everything that was changed in it away afterwards.
 #
-#   tests/lab/boot-systemd.sh [--unified] [--rpm] [DIRECTORY]
+#   tests/lab/boot-systemd.sh [--unified] [--rpm] [--tree TREE] [--in-place]
+#                               [--chroot SCRIPT] [--size SIZE] [DIRECTORY]
 #
 # When it is up, one line is printed: the address of its bus, the process id
 # of its systemd as seen from here, and the path of its root directory here.
 # What is in DIRECTORY is laid over the root before it boots. --unified boots
-# it with cgroups of version 2 only, --rpm a tree that has rpm and dnf besides.
+# it with cgroups of version 2 only. --rpm boots a tree that has rpm and dnf
+# besides, --tree another one than the plain Debian tree; --in-place changes
+# it. SCRIPT, a path inside, is run in a chroot before; what it says is in
+# /var/log/in-chroot.log. SIZE is what its changes may take of memory, 1g.
 #
-# A line "reboot" on standard input shuts it down as a power button does and
-# boots the same tree again; the line that is printed then is the new one.
+# Lines on standard input:
+#   reboot     shuts it down as a power button does and boots the same tree
+#              again; the line that is printed then is the new one
+#   power-cut  the same without the shutting down: everything in it is killed
+#   off        shuts it down, and ends
 #
 # Needs root. debootstrap and systemd-nspawn are installed by apt where they
 # are missing, and the Debian tree is made once, in $KEYMGR_LAB (target/lab).
@@ -22,10 +29,23 @@ mkdir -p "$lab"
 lab=$(cd "$lab" && pwd)
 tree=$lab/systemd-tree
 unified=
-[ "${1:-}" = --unified ] && { unified=1; shift; }
 rpm=
-[ "${1:-}" = --rpm ] && { rpm=1; shift; }
-over=${1:-}
+in_place=
+script=
+size=1g
+over=
+while [ $# -gt 0 ]; do
+    case $1 in
+        --unified) unified=1 ;;
+        --rpm) rpm=1 ;;
+        --in-place) in_place=1 ;;
+        --chroot) script=$2; shift ;;
+        --size) size=$2; shift ;;
+        --tree) tree=$2; shift ;;
+        *) over=$1 ;;
+    esac
+    shift
+done
 
 say() { echo "boot-systemd: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -45,6 +65,7 @@ if ! command -v debootstrap >/dev/null || ! command -v systemd-nspawn >/dev/null
         >"$lab/systemd-apt.log" 2>&1 || die "apt-get failed, see $lab/systemd-apt.log"
 fi
 if [ ! -d "$tree" ]; then
+    [ "$tree" = "$lab/systemd-tree" ] || die "there is no tree $tree"
     say "making a Debian tree in $tree (a minute)"
     rm -rf "$tree.new"
     debootstrap --variant=minbase --include=systemd-sysv,dbus bookworm "$tree.new" \
@@ -124,11 +145,21 @@ trap clean_up EXIT
 trap 'exit 1' INT TERM HUP
 
 mkdir "$run/tmp"
-mount -t tmpfs -o size=512m,mode=755 tmpfs "$run/tmp"
+mount -t tmpfs -o size=$size,mode=755 tmpfs "$run/tmp"
 cd "$run/tmp"
 mkdir upper work root
-mount -t overlay -o "lowerdir=$tree,upperdir=$run/tmp/upper,workdir=$run/tmp/work" overlay root
+if [ -n "$in_place" ]; then
+    mount --bind "$tree" root
+else
+    mount -t overlay -o "lowerdir=$tree,upperdir=$run/tmp/upper,workdir=$run/tmp/work" overlay root
+fi
 [ -z "$over" ] || cp -a "$over/." root/
+if [ -n "$script" ]; then
+    # With a process tree of its own, so that nothing it starts is left.
+    unshare --mount --pid --fork --kill-child --mount-proc="$run/tmp/root/proc" \
+        chroot root /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root sh "$script" \
+        </dev/null >root/var/log/in-chroot.log 2>&1 || { tail root/var/log/in-chroot.log >&2; die "$script failed"; }
+fi
 
 # The container says by itself when it is up, and its end is said here: no
 # need to ask again and again.
@@ -160,7 +191,8 @@ boot() {
     done
     (
         for group in $groups; do sh -c 'echo $PPID' >"$group/cgroup.procs"; done
-        systemd-nspawn --register=no $keep --quiet --private-network --machine="$name" \
+        # nspawn of Debian 12 does not know openat2, which is not to be refused.
+        systemd-nspawn --register=no $keep --quiet --system-call-filter=openat2 --private-network --machine="$name" \
             --console=pipe --bind="$run/tmp/news:/news" --directory="$run/tmp/root" --boot \
             </dev/null >"$run/tmp/console" 2>&1 || true
         echo ended >&8
@@ -175,9 +207,9 @@ boot() {
     [ -n "$pid1" ] || die "the container's systemd is not to be found"
     echo "unix:path=/proc/$pid1/root/run/dbus/system_bus_socket $pid1 $run/tmp/root"
 }
-shut_down() {
-    # SIGRTMIN+4, see systemd(1).
-    kill -38 "$pid1"
+# SIGRTMIN+4 shuts down, see systemd(1).
+end_by() {
+    kill "-$1" "$pid1"
     news=$(timeout 60 head -n 1 <&8) || news="not down after 60 s"
     [ "$news" = ended ] || die "the container: $news"
     pid1=
@@ -188,7 +220,10 @@ shut_down() {
 
 boot
 while read -r word; do
-    [ "$word" = reboot ] || die "what is $word?"
-    shut_down
-    boot
+    case $word in
+        reboot) end_by 38; boot ;;
+        power-cut) end_by KILL; boot ;;
+        off) end_by 38; break ;;
+        *) die "what is $word?" ;;
+    esac
 done

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes what the tests and the demo run against: SoftHSM2, a real Barbican
-# 23.0.0, Python's own readers of the files we edit, the PKCS#11 shim, and the
-# programs of the database servers, of which none is left running or enabled.
+# 23.0.0, Python's own readers of the files we edit, the PKCS#11 shim, the
+# programs of the database servers, of which none is left running or enabled,
+# and (as root) a Debian tree with Debian's Barbican.
 #
 #   tests/lab/setup.sh          everything for `make test`
 #   tests/lab/setup.sh demo     only what `make demo` needs (no Python packages)
@@ -173,6 +174,10 @@ fi
 make -s -C "$repo/tests/p11shim" OUT="$lab" >"$lab/p11shim.log" 2>&1 ||
     { cat "$lab/p11shim.log" >&2; die "tests/p11shim does not build"; }
 
+if [ "$what" = test ] && [ "$(id -u)" = 0 ]; then
+    KEYMGR_LAB=$lab "$here/product/make.sh"
+fi
+
 umask 022
 cat >"$lab/env.new" <<EOF
 # Written by tests/lab/setup.sh; read by the Makefile.
@@ -181,5 +186,6 @@ export KEYMGR_TEST_VENV_BARBICAN_10='$lab/barbican-10.0.0'
 export KEYMGR_TEST_VENV_READERS='$lab/readers'
 export KEYMGR_TEST_P11SHIM='$lab/libp11shim.so'
 export KEYMGR_TEST_SOFTHSM='$module'
+export KEYMGR_TEST_PRODUCT='$lab/product'
 EOF
 cmp -s "$lab/env.new" "$lab/env" 2>/dev/null && rm "$lab/env.new" || mv "$lab/env.new" "$lab/env"

@@ -78,7 +78,7 @@ fn of_run(run: &OpenRun, failed: bool, at: u64) -> Vec<String> {
     let way = format!("{} -> {}", name(&run.from), name(&run.to));
     let what = match (run.awaits, failed) {
         (Awaits::New, false) if !run.past_code => "waits for its packages".to_owned(),
-        (Awaits::Old, _) => "goes back, and waits for the old packages".to_owned(),
+        (Awaits::Old, _) => "waits for the old packages".to_owned(),
         _ if run.going_back => "goes back".to_owned(),
         (_, true) => format!("stopped at {}", time::clock(at)),
         (_, false) => "is not finished".to_owned(),

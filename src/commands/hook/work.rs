@@ -15,7 +15,7 @@ use crate::hook::{Awaits, Begun, Ended, Manager, OpenRun, Packages, Standing, en
 use crate::journal::Lock;
 use crate::request::{Asked, Request};
 use crate::systemd::Systemd;
-use crate::ui::{pass_on, speak};
+use crate::ui::{SPOKEN, pass_on, speak};
 
 /// After the work of the apt or dpkg above us; never a reason for it to fail.
 pub(super) fn after(global: Global) -> Result<Exit, Failure> {
@@ -161,14 +161,13 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
     }
     let (mut out, mut err) = (Screen::default(), Screen::default());
     let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
-    let followed = follow::ask(&systemd, root, lock, &request, view)?;
-    match followed {
-        Followed::Ended(exit) => {
-            if exit == Exit::Done {
-                root.remove(&packages_path())?;
-            }
-            Ok(exit)
-        }
+    let followed = follow::ask(&systemd, root, lock, &request, view);
+    if !matches!(followed, Ok(Followed::Left | Followed::Late)) {
+        // Also where it failed or was killed: it was tried, and what comes next is the operator's word, not that of the watch.
+        root.remove(&packages_path())?;
+    }
+    match followed? {
+        Followed::Ended(exit) => Ok(exit),
         Followed::Left | Followed::Late => {
             if !quiet {
                 say(format!("{} works on. See: keymgr-upgrade status --wait", follow::UNIT));
@@ -244,12 +243,11 @@ impl Write for Screen {
 }
 
 fn show(line: &str) {
-    if line.is_empty() {
-        return;
-    }
-    if line.starts_with([' ', '0', '1', '2']) {
+    // What fills the screen already was wrapped for it.
+    let fits = line.chars().count() <= SPOKEN;
+    if line.starts_with([' ', '0', '1', '2']) || !fits {
         pass_on(line);
-    } else {
+    } else if !line.is_empty() {
         speak(crate::ui::Stream::Out, line, 0);
     }
 }
