@@ -51,9 +51,8 @@ printf 'Metadata-Version: 2.1\nName: barbican\nVersion: %{v}\n\n' >$python/barbi
 { cat /opt/paste.ini; echo '# of %{v}'; } >%{buildroot}/etc/barbican/barbican-api-paste.ini
 install -D -m 0644 /opt/sleeps.service %{buildroot}/usr/lib/systemd/system/openstack-barbican-api.service
 install -D -m 0644 /opt/sleeps.service %{buildroot}/usr/lib/systemd/system/openstack-barbican-worker.service
-%pretrans -n python3-barbican
-[ ! -e /opt/dies ] || kill -KILL $PPID
 %pre -n python3-barbican
+[ ! -e /opt/dies ] || kill -KILL $PPID
 logger "unpacking %{v}: $(systemctl is-active openstack-barbican-api)"
 %post api
 systemctl daemon-reload
