@@ -36,11 +36,8 @@ manual: ## write the manual pages and the completions, target/manual/
 	rm -rf '$(pages)'
 	$(CARGO) run --locked --quiet --profile $(PROFILE) --example manual -- '$(pages)'
 
-cargo_deb := $(LAB)/cargo-deb
 deb: manual ## build the Debian package, target/debian/*.deb
-	@PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --version >/dev/null 2>&1 || \
-	    $(CARGO) install --locked --root '$(cargo_deb)' cargo-deb
-	PATH="$(cargo_deb)/bin:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
+	tools=$$($(lab) tests/lab/cargo_deb.sh) && PATH="$$tools:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
 
 # The binary is built here; the spec packs it. What every rpm can read is xz.
 RPM_PAYLOAD ?= w6.xzdio

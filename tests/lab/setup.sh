@@ -175,6 +175,7 @@ make -s -C "$repo/tests/p11shim" OUT="$lab" >"$lab/p11shim.log" 2>&1 ||
     { cat "$lab/p11shim.log" >&2; die "tests/p11shim does not build"; }
 
 if [ "$what" = test ] && [ "$(id -u)" = 0 ]; then
+    KEYMGR_LAB=$lab "$here/cargo_deb.sh" >/dev/null
     KEYMGR_LAB=$lab "$here/product/make.sh"
 fi
 

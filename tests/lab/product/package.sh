@@ -16,7 +16,7 @@ stamp=$(find "$binary" "$repo/packaging" "$repo/systemd" "$repo/Cargo.toml" -typ
 if [ "$(cat "$out/stamp" 2>/dev/null)" != "$stamp" ]; then
     cd "$repo"
     make -s manual PROFILE=dev >"$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
-    PATH=$lab/cargo-deb/bin:$PATH cargo deb --no-build --profile dev --fast --output "$deb" >"$out/log" 2>&1 ||
+    PATH=$(KEYMGR_LAB=$lab "$repo/tests/lab/cargo_deb.sh"):$PATH cargo deb --no-build --profile dev --fast --output "$deb" >"$out/log" 2>&1 ||
         { cat "$out/log" >&2; exit 1; }
     printf '%s\n' "$stamp" >"$out/stamp"
 fi
