@@ -45,7 +45,7 @@ fn apt_get_upgrade_takes_a_neglected_host_to_the_next_release() {
     assert_eq!(watch.all(&What::Started, LISTENER, "").filter(|e| e.at > began).count(), 0, "{watch}");
 
     // The screen.
-    said.says("keymgr-upgrade: Done: 2023.1");
+    said.says("\nDone: 2023.1");
     let lines: Vec<_> = said.out.lines().chain(said.err.lines()).filter(|l| l.contains("keymgr-upgrade")).collect();
     assert!(lines.iter().all(|l| l.chars().count() <= 80 && l.is_ascii()), "{lines:#?}");
     figures(&product, &watch, began);
