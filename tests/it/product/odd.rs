@@ -15,9 +15,7 @@ fn dpkg_alone_is_gated_and_followed_too() {
     let said = product.run("dpkg -i /srv/lab/repo/next/*.deb").expect(0);
     product.wait_for_end_of("keymgr-upgrade.service");
     assert_eq!(product.packages(), format!("installed {NEXT}"), "{}", said.all());
-    let watch = product.watch();
-    let ran = watch.ran_between(watch.first_unpack(began), watch.packages_done());
-    assert!(ran.is_empty(), "{ran:#?}\n{watch}");
+    product.watch().expect_down_in_package_work(began);
     product.tool("status").expect(0);
     assert_eq!(product.running(), ALL);
     product.expect_secrets();
@@ -124,9 +122,7 @@ fn database_server_and_we_ourselves_may_be_upgraded_in_the_same_run() {
     said.says("Unpacking keymgr-upgrade");
     assert_ne!(product.ok("systemctl show -P InvocationID mariadb"), server, "it was restarted");
     assert_eq!(product.packages(), format!("installed {NEXT}"));
-    let watch = product.watch();
-    let ran = watch.ran_between(watch.first_unpack(began), watch.packages_done());
-    assert!(ran.is_empty(), "{ran:#?}\n{watch}");
+    product.watch().expect_down_in_package_work(began);
     product.tool("status").expect(0);
     assert_eq!(product.running(), ALL);
     product.expect_secrets();

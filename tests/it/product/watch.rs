@@ -77,6 +77,13 @@ impl Watch {
         found.next().unwrap_or_else(|| panic!("dpkg did nothing:\n{self}")).at
     }
 
+    /// Nothing of Barbican ran from the first unpacking after `began` until the packages were done.
+    #[track_caller]
+    pub(crate) fn expect_down_in_package_work(&self, began: u64) {
+        let ran = self.ran_between(self.first_unpack(began), self.packages_done());
+        assert!(ran.is_empty(), "{ran:#?}\n{self}");
+    }
+
     /// What shows that a unit of Barbican ran at any time from `from` to `to`.
     pub(crate) fn ran_between(&self, from: u64, to: u64) -> Vec<String> {
         UNITS.into_iter().flat_map(|unit| self.unit_ran(unit, from, to)).collect()
