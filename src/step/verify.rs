@@ -267,16 +267,9 @@ mod tests {
             active_state: active.to_owned(),
             sub_state: "running".to_owned(),
             unit_file_state: "enabled".to_owned(),
-            drop_ins: Vec::new(),
             invocation: invocation.to_owned(),
-            restarts: 0,
             main_pid: Some(pid),
-            user: None,
-            group: None,
-            environment: Vec::new(),
-            exec_start: Vec::new(),
-            timeout_stop: None,
-            control_group: String::new(),
+            ..UnitState::default()
         }
     }
 

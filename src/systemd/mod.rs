@@ -100,7 +100,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// What systemd knows of a unit.
 ///
 /// The values of variables may hold passwords, hence are secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct UnitState {
     /// Its primary name, with suffix.
     pub name: String,
@@ -358,14 +358,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         unit_file_state: common.take("UnitFileState")?,
         drop_ins: common.take("DropInPaths")?,
         invocation: hexadecimal(&common.take_newer::<Vec<u8>>("InvocationID")?),
-        restarts: 0,
-        main_pid: None,
-        user: None,
-        group: None,
-        environment: Vec::new(),
-        exec_start: Vec::new(),
-        timeout_stop: None,
-        control_group: String::new(),
+        ..UnitState::default()
     };
     if let Some(mut service) = service {
         let pid: u32 = service.take("MainPID")?;
