@@ -198,7 +198,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     }
     steps.extend([Step::VerifyKeks, Step::VerifySecrets]);
     steps.push(Step::RecordRelease { release: to.id.clone() });
-    steps.push(Step::UnholdUnits { units: names });
+    steps.push(Step::UnholdUnits { units: names, reload_at_start: !deployment.start.is_empty() });
     if !deployment.start.is_empty() {
         steps.push(Step::StartUnits { units: deployment.start.clone() });
         steps.push(Step::VerifyService { units: deployment.start.clone() });

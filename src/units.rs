@@ -32,18 +32,28 @@ const SUFFIXES: [&str; 5] = [".service", ".socket", ".target", ".path", ".timer"
 /// Where a site's own unit files and drop-ins are.
 const DIRECTORY: &str = "/etc/systemd/system";
 
-/// The line that holds. /dev/null is no directory: nobody can make this path exist.
-const ASSERTION: &str = "AssertPathExists=/dev/null/held-by-keymgr-upgrade";
+/// The line that holds.
+const ASSERTION: &str = "AssertPathExists=/run/keymgr-upgrade/released";
+
+/// While this exists, units that systemd still has as held may be started: their drop-ins are gone, and systemd has not read that yet. It saves
+/// a reload while nothing serves, and is made by us alone. A reboot forgets it, as it forgets what systemd has read.
+const RELEASED: &str = "/run/keymgr-upgrade/released";
+
+/// While this exists, packages are worked on: a start of a held unit is passed over, as one of a masked unit is, so that it fails no package's
+/// script. systemd looks at conditions before assertions.
+const PACKAGE_WORK: &str = "/run/keymgr-upgrade/package-work";
 
 const CONTENTS: &str = "\
 # Written by keymgr-upgrade while it upgrades Barbican: this unit must not run,
 # and a start of it fails, until that is finished. What is going on, and what to
 # do next, is told by `keymgr-upgrade status`. Do not edit or remove this file:
 # code that runs on a half upgraded database can lose secrets.
-# `keymgr-upgrade units unhold` removes it.
+# `keymgr-upgrade units unhold` removes it. The paths below are its own.
 [Unit]
 Description=HELD by keymgr-upgrade (keymgr-upgrade status)
-AssertPathExists=/dev/null/held-by-keymgr-upgrade
+AssertPathExists=/run/keymgr-upgrade/released
+# Only while packages are worked on: their scripts pass over this unit.
+ConditionPathExists=!/run/keymgr-upgrade/package-work
 ";
 
 /// All units to look for, each once, with suffix: the known ones, of which the API is started last, and then a site's own.
@@ -89,6 +99,8 @@ fn holds(text: &str) -> bool {
 /// If a name is bad or a file cannot be written. What was written stays: it is safe, and the next call goes on from there.
 pub fn hold_files(root: &Root, units: &[String]) -> Result<bool> {
     let mut changed = false;
+    // First: what systemd has read of an earlier hold holds again from here on.
+    root.remove(Path::new(RELEASED))?;
     for unit in units {
         let path = drop_in(unit)?;
         if root.read(&path)?.is_some_and(|old| old.bytes == CONTENTS.as_bytes()) {
@@ -143,6 +155,53 @@ pub fn all_held(root: &Root) -> Result<Vec<String>> {
     held(root, &units.map(str::to_owned).collect::<Vec<_>>())
 }
 
+/// Lets units be started that systemd still has as held, until [`forget_release`]. Before their drop-ins are removed, or a crash in between would
+/// leave units that cannot be started, and nothing to see of a hold.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn allow_start(root: &Root) -> Result<()> {
+    mark(root, RELEASED)
+}
+
+/// Whether units that systemd still has as held may be started.
+#[must_use]
+pub fn start_is_allowed(root: &Root) -> bool {
+    root.exists(Path::new(RELEASED))
+}
+
+/// systemd has read that units are not held any more.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn forget_release(root: &Root) -> Result<()> {
+    root.remove(Path::new(RELEASED))
+}
+
+/// Has package work begin: scripts pass over held units.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn package_work_begins(root: &Root) -> Result<()> {
+    mark(root, PACKAGE_WORK)
+}
+
+/// Has package work end: a start of a held unit fails, with the reason in sight.
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn package_work_ends(root: &Root) -> Result<()> {
+    root.remove(Path::new(PACKAGE_WORK))
+}
+
+fn mark(root: &Root, path: &str) -> Result<()> {
+    let path = Path::new(path);
+    if let Some(directory) = path.parent() {
+        root.make_directory(directory, 0o700)?;
+    }
+    root.write(path, b"", Attributes { mode: 0o600, uid: 0, gid: 0 })
+}
+
 /// Takes the hold off `units`, and removes a drop-in directory that is empty then. Returns whether one was held; run again, it finds nothing
 /// to do.
 ///
@@ -194,7 +253,9 @@ mod tests {
     #[test]
     fn the_text_is_what_holds() {
         assert!(holds(CONTENTS), "{ASSERTION} is not in the drop-in");
-        assert!(!holds("# AssertPathExists=/dev/null/held-by-keymgr-upgrade\n"));
+        assert!(!holds(&format!("# {ASSERTION}\n")));
+        assert_eq!(ASSERTION.strip_prefix("AssertPathExists="), Some(RELEASED));
+        assert!(CONTENTS.contains(&format!("\nConditionPathExists=!{PACKAGE_WORK}\n")));
         assert!(CONTENTS.lines().all(|l| l.len() <= 80));
     }
 

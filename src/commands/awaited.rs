@@ -69,7 +69,7 @@ pub(super) fn with_new_units(draft: &mut Vec<Step>, names: &[String], first_half
     let held = held.unwrap_or_default();
     let fresh: Vec<String> = names.iter().filter(|n| !held.contains(n)).cloned().collect();
     for step in draft.iter_mut() {
-        if let Step::UnholdUnits { units } = step {
+        if let Step::UnholdUnits { units, .. } = step {
             *units = held.iter().chain(&fresh).cloned().collect();
         }
     }
@@ -86,19 +86,23 @@ mod tests {
         names.iter().map(|n| (*n).to_owned()).collect()
     }
 
+    fn released_later(names: &[&str]) -> Step {
+        Step::UnholdUnits { units: list(names), reload_at_start: true }
+    }
+
     #[test]
     fn what_package_work_brings_is_held_and_nothing_stays_held() {
         let first = [Step::HoldUnits { units: list(&["a.service", "gone.service"]) }];
         let released = |names: &[&str]| {
-            let mut steps = vec![Step::VerifyKeks, Step::UnholdUnits { units: list(names) }];
+            let mut steps = vec![Step::VerifyKeks, released_later(names)];
             with_new_units(&mut steps, &list(names), &first);
             steps
         };
-        let both = Step::UnholdUnits { units: list(&["a.service", "gone.service"]) };
+        let both = released_later(&["a.service", "gone.service"]);
         assert_eq!(released(&["a.service"]), [Step::VerifyKeks, both]);
         let steps = released(&["a.service", "new.service"]);
         assert_eq!(steps[0], Step::HoldUnits { units: list(&["new.service"]) });
-        assert_eq!(steps[2], Step::UnholdUnits { units: list(&["a.service", "gone.service", "new.service"]) });
+        assert_eq!(steps[2], released_later(&["a.service", "gone.service", "new.service"]));
     }
 
     #[test]

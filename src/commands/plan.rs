@@ -93,7 +93,7 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
                     ui.paragraph(word, 4);
                 }
             }
-            Step::HoldUnits { units } | Step::UnholdUnits { units } => {
+            Step::HoldUnits { units } | Step::UnholdUnits { units, .. } => {
                 ui.paragraph(&format!("{} names, installed or not", units.len()), 4);
             }
             Step::StopUnits { units } | Step::StartUnits { units } | Step::VerifyService { units } => {

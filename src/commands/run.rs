@@ -21,7 +21,7 @@ use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
-use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered, unmask};
+use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered};
 use crate::systemd::notify;
 use crate::ui::Ui;
 
@@ -294,16 +294,12 @@ fn rollback_failed(error: anyhow::Error) -> Failure {
 
 /// The site as the release reads it that the run comes from; rows and files may already be further. A transaction that a crash left half way is
 /// settled: SQLite undoes it when the file is opened for writing.
-fn site(session: &mut Session, Run { plan, directory, .. }: &Run) -> Result<Site, Failure> {
+fn site(session: &mut Session, Run { plan, .. }: &Run) -> Result<Site, Failure> {
     session.host.settings.config_file.clone_from(&plan.config_file);
-    let load = |session: &Session| match Catalogue::embedded()?.by_id(&plan.from) {
-        Some(release) => Ok(Site::load(&session.host, &session.host.config()?, release)?),
-        None => super::any_site(session),
+    let site = match Catalogue::embedded()?.by_id(&plan.from) {
+        Some(release) => Site::load(&session.host, &session.host.config()?, release)?,
+        None => super::any_site(session)?,
     };
-    let mut site = load(session)?;
-    if unmask(&session.host, &site, directory)? {
-        site = load(session)?;
-    }
     plan.same_database(&session.host, &site)?;
     site.settle()?;
     Ok(site)
@@ -506,7 +502,6 @@ fn abandon(session: &mut Session, run: Option<String>, yes: bool) -> Outcome {
     if !session.confirm(yes, "Abandon it?", "rollback --abandon")? {
         return Ok((Exit::Done, "status".to_owned()));
     }
-    unmask(&session.host, &super::any_site(session)?, &journal::run_directory(&id))?;
     session.host.root.remove_link(&std::path::Path::new(journal::STATE).join("current"))?;
     session.ui.set("changed", true);
     session.ui.line("Abandoned. Services are held until: keymgr-upgrade units unhold");

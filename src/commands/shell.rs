@@ -41,7 +41,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
             Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
             Step::VerifyService { units } => lines.push(format!("systemctl is-active {}", units.join(" "))),
             Step::HoldUnits { units } => lines.push(format!("systemctl mask --runtime {}", units.join(" "))),
-            Step::UnholdUnits { units } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
+            Step::UnholdUnits { units, .. } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
             Step::BackUpDatabase => lines.push(dump.clone()),
             Step::AwaitCode { release } => lines.push(format!("# install the code of {release} here, then go on")),
             Step::MigrateSchema { .. } => migration(dialect, &client, step, sql, &mut lines),

@@ -62,8 +62,9 @@ fn unhold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     let mut all = units::all_held(root)?;
     all.extend(names.iter().cloned());
     let changed = units::unhold_files(root, &all)?;
-    site.reload_units()?;
-    site.start(&ran).map_err(|e| Failure::from(e).hint("they are free now; start them when that is repaired"))?;
+    site.release_is_read(&session.host)?;
+    site.start(&session.host, &ran)
+        .map_err(|e| Failure::from(e).hint("they are free now; start them when that is repaired"))?;
     root.remove(&held_path())?;
     session.ui.set("changed", changed);
     session.ui.line(format!("released; {} units started", ran.len()));

@@ -199,13 +199,36 @@ impl Site {
         systemd.stop(names).map(drop).context("stopping the barbican units")
     }
 
-    /// Starts units, in order.
+    /// Starts units, in order, whose hold is off on disk. systemd is reloaded where it has not read that: before the start, or after it where the
+    /// start was allowed by [`units::allow_start`].
     ///
     /// # Errors
     /// If one does not start.
-    pub fn start(&self, names: &[String]) -> Result<()> {
+    pub fn start(&self, host: &Host, names: &[String]) -> Result<()> {
         let Some(systemd) = &self.services.systemd else { return Ok(()) };
-        systemd.start(names).map(drop).context("starting the barbican units")
+        let allowed = units::start_is_allowed(&host.root);
+        if !allowed && !self.holds(host, names, false)? {
+            self.reload_units()?;
+        }
+        systemd.start(names).context("starting the barbican units")?;
+        if allowed { self.release_is_read(host) } else { Ok(()) }
+    }
+
+    /// Has systemd read that units are not held any more, and ends what was allowed until then.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn release_is_read(&self, host: &Host) -> Result<()> {
+        self.reload_units()?;
+        units::forget_release(&host.root)
+    }
+
+    /// Has systemd read its unit files again if those of `names` were changed, as a site's own way of installing code may leave it.
+    ///
+    /// # Errors
+    /// If systemd cannot be asked.
+    pub fn reload_changed(&self, host: &Host, names: &[String]) -> Result<()> {
+        if self.states(host, names)?.iter().any(|unit| unit.needs_reload) { self.reload_units() } else { Ok(()) }
     }
 
     /// Whether systemd runs this host.
@@ -261,23 +284,5 @@ impl Site {
     pub fn reload_units(&self) -> Result<()> {
         let Some(systemd) = &self.services.systemd else { return Ok(()) };
         systemd.reload().context("having systemd read its unit files")
-    }
-
-    /// Masks units until the next boot, where their files allow it.
-    ///
-    /// # Errors
-    /// If systemd does not do it.
-    pub fn mask(&self, names: &[String]) -> Result<()> {
-        let Some(systemd) = &self.services.systemd else { return Ok(()) };
-        systemd.mask_runtime(names).map(drop).context("masking the barbican units")
-    }
-
-    /// Takes these masks off again.
-    ///
-    /// # Errors
-    /// If systemd does not do it.
-    pub fn unmask(&self, names: &[String]) -> Result<()> {
-        let Some(systemd) = &self.services.systemd else { return Ok(()) };
-        systemd.unmask_runtime(names).map(drop).context("unmasking the barbican units")
     }
 }

@@ -9,6 +9,7 @@ use crate::command;
 use crate::deployment::{Code, installed_code};
 use crate::files::Root;
 use crate::release::Catalogue;
+use crate::units;
 
 /// Data and files are back as they were; the code of this release has to be installed again before services may start.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +63,17 @@ pub(super) fn install(context: &Context<'_>, release: &str) -> Result<Applied> {
     Ok(Applied::Done)
 }
 
+/// While the command works, scripts of packages pass over held units.
+fn work(context: &Context<'_>, argv: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    units::package_work_begins(context.root())?;
+    let result = context.site.run_code_command(context.host, argv, environment);
+    units::package_work_ends(context.root())?;
+    result
+}
+
 fn run_line(context: &Context<'_>, line: &str, to: &str) -> Result<()> {
     let environment = [("KEYMGR_UPGRADE_FROM", context.from.as_str()), ("KEYMGR_UPGRADE_TO", to)];
-    context.site.run_code_command(context.host, &["/bin/sh", "-c", line], &environment)
+    work(context, &["/bin/sh", "-c", line], &environment)
 }
 
 /// Whether nothing has to be done for the code of `old` to be what serves: it is there, or none is, which can serve nothing wrongly.
@@ -171,7 +180,7 @@ fn apt(context: &Context<'_>, packages: &[(String, String)]) -> Result<()> {
         ("LC_ALL", "C.UTF-8"),
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ];
-    context.site.run_code_command(context.host, &argv, &environment)
+    work(context, &argv, &environment)
 }
 
 #[cfg(test)]

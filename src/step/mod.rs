@@ -7,7 +7,6 @@ mod code;
 mod data;
 mod file;
 mod hex;
-mod mask;
 mod schema;
 mod unit;
 mod verify;
@@ -21,7 +20,6 @@ pub use code::{CodeAwaited, Offer, offered};
 pub use data::{BASELINE, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
-pub use mask::unmask;
 pub use schema::{About, restore as restore_backup, size};
 pub use unit::NewData;
 pub use verify::NOT_PROVED;
@@ -92,6 +90,9 @@ pub enum Step {
     UnholdUnits {
         /// The same names that were held.
         units: Vec<String>,
+        /// A step that starts services follows: systemd reads the change of its files after that, while they serve already.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reload_at_start: bool,
     },
     /// Start the services that ran before.
     StartUnits {
@@ -313,7 +314,7 @@ impl Step {
             Self::VerifyKeks => data::verify_keks(context),
             Self::VerifySecrets => data::verify_secrets(context),
             Self::RecordRelease { release } => file::observe_release(context, release),
-            Self::UnholdUnits { units } => unit::observe_released(context, units),
+            Self::UnholdUnits { units, .. } => unit::observe_released(context, units),
             Self::StartUnits { units } => unit::observe_started(context, units),
             Self::VerifyService { units } => verify::observe(context, units),
         }
@@ -353,16 +354,14 @@ impl Step {
             Self::StopUnits { units } => unit::stop(context, units)?,
             Self::HoldUnits { units } => unit::hold(context, units)?,
             Self::BackUpDatabase => schema::back_up(context)?,
-            Self::AwaitCode { release } => {
-                return mask::during(context, |c| code::install(c, release), mask::waits);
-            }
+            Self::AwaitCode { release } => return code::install(context, release),
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
             Self::RecordMechanism => data::record_mechanisms(context)?,
             Self::RepairHexText => hex::repair(context)?,
             Self::EditFile { path, edits, before, after } => file::apply(context, path, edits, before, after)?,
             Self::RecordRelease { release } => file::record_release(context, release)?,
-            Self::UnholdUnits { units } => unit::release(context, units)?,
+            Self::UnholdUnits { units, reload_at_start } => unit::release(context, units, *reload_at_start)?,
             Self::StartUnits { units } => unit::start(context, units)?,
             // What is only looked at is done by looking.
             Self::VerifyKeks | Self::VerifySecrets | Self::VerifyService { .. } => {}
@@ -401,18 +400,14 @@ impl Step {
                 file::restore(context, path, after, copy.as_deref(), digest)
             }
             (Self::HoldUnits { units }, Undo::Hold { before }) => unit::revert_hold(context, units, before),
-            (Self::UnholdUnits { units }, Undo::Unhold { fingerprint }) => {
+            (Self::UnholdUnits { units, .. }, Undo::Unhold { fingerprint }) => {
                 unit::hold_again(context, units, fingerprint.as_deref())
             }
             (_, Undo::Start { units }) => unit::start_again(context, units),
             (_, Undo::Stop { units }) => unit::stop_again(context, units),
             (_, Undo::Release { record }) => file::restore_release(context, record.as_deref()),
             (_, Undo::Code { release }) if code::is_back(context, release)? => Ok(false),
-            (_, Undo::Code { release }) => mask::during(
-                context,
-                |c| code::revert_code(c, release),
-                |reverted| reverted.as_ref().is_err_and(|e| e.is::<CodeAwaited>()),
-            ),
+            (_, Undo::Code { release }) => code::revert_code(context, release),
             (step, undo) => {
                 anyhow::bail!("{} cannot be undone by {undo:?}: the journal does not fit the plan", step.title())
             }

@@ -46,7 +46,7 @@ pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprin
 
 pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let known = units::released(context.root(), names)? && !context.root().exists(&held_path());
-    let known = known && context.site.holds(context.host, names, false)?;
+    let known = known && (units::start_is_allowed(context.root()) || context.site.holds(context.host, names, false)?);
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
@@ -59,14 +59,20 @@ pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
     Ok(Undo::Unhold { fingerprint })
 }
 
-pub(super) fn release(context: &mut Context<'_>, names: &[String]) -> Result<()> {
+pub(super) fn release(context: &mut Context<'_>, names: &[String], reload_at_start: bool) -> Result<()> {
     // A hold by hand ends here too. Should the run be undone, it lasts again.
     if let Some(record) = context.root().read(&held_path())? {
         context.root().write(&context.file(HELD), &record.bytes, private())?;
     }
+    // A start that is passed over is none.
+    units::package_work_ends(context.root())?;
+    if reload_at_start {
+        context.site.reload_changed(context.host, names)?;
+        units::allow_start(context.root())?;
+    }
     units::unhold_files(context.root(), names)?;
     context.root().remove(&held_path())?;
-    context.site.reload_units()
+    if reload_at_start { Ok(()) } else { context.site.release_is_read(context.host) }
 }
 
 /// Rows were written since the services could start again, and going back would lose them.
@@ -94,17 +100,19 @@ pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
 
 pub(super) fn observe_started(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
     let running = context.site.running(context.host, names)?;
-    Ok(if running.len() == names.len() { Observed::After(format!("{} run", names.len())) } else { Observed::Before })
+    let settled = !units::start_is_allowed(context.root());
+    let all = settled && running.len() == names.len();
+    Ok(if all { Observed::After(format!("{} run", names.len())) } else { Observed::Before })
 }
 
 pub(super) fn start(context: &mut Context<'_>, names: &[String]) -> Result<()> {
-    context.site.start(names)
+    context.site.start(context.host, names)
 }
 
 pub(super) fn start_again(context: &mut Context<'_>, names: &[String]) -> Result<bool> {
     let released = units::unhold_files(context.root(), names)?;
     let changed = released || context.site.running(context.host, names)?.len() != names.len();
-    context.site.start(names)?;
+    context.site.start(context.host, names)?;
     Ok(changed)
 }
 

@@ -32,13 +32,6 @@ pub(super) trait Manager {
     fn ref_unit(&self, name: &str) -> zbus::Result<()>;
     fn list_units(&self) -> zbus::Result<Vec<Listed>>;
     fn get_unit_processes(&self, name: &str) -> zbus::Result<Vec<(String, u32, String)>>;
-    fn mask_unit_files(
-        &self,
-        files: &[String],
-        runtime: bool,
-        force: bool,
-    ) -> zbus::Result<Vec<(String, String, String)>>;
-    fn unmask_unit_files(&self, files: &[String], runtime: bool) -> zbus::Result<Vec<(String, String, String)>>;
 
     #[zbus(property)]
     fn system_state(&self) -> zbus::Result<String>;

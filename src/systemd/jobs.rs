@@ -47,7 +47,7 @@ impl Systemd {
     }
 
     /// Starts `names` one after the other, each when the one before is up (by its `Type=`), and looks at all once more in the end. What runs
-    /// already is left alone. Returns the units that were started. systemd is reloaded first.
+    /// already is left alone. Returns the units that were started. What systemd has read as held is held.
     ///
     /// A service of `Type=simple` is up when its process was forked, so whether it serves is another question.
     ///
@@ -147,7 +147,6 @@ impl Systemd {
     }
 
     async fn start_all(&self, names: &[String]) -> Result<Vec<String>> {
-        self.reload_now().await?;
         let mut started = Vec::new();
         for name in names {
             let name = full_name(name)?;
@@ -172,9 +171,13 @@ impl Systemd {
         Ok(started)
     }
 
-    /// A service of Type=simple may have died after its job was done, and may be waiting for its automatic restart.
+    /// A service of Type=simple may have died after its job was done, and may be waiting for its automatic restart. A job that was passed over for
+    /// a condition of the unit is called done by older systemd.
     async fn still_up(&self, name: &str) -> Result<()> {
         if let Some(mut unit) = self.load(name).await? {
+            if !unit.properties.take::<bool>("ConditionResult")? {
+                return Err(self.failed(name, "skipped".to_owned()).await);
+            }
             let sub_state: String = unit.properties.take("SubState")?;
             if unit.active_state == "failed" || sub_state.starts_with("auto-restart") {
                 return Err(self.failed(name, sub_state).await);

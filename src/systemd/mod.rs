@@ -1,4 +1,4 @@
-//! systemd over D-Bus: what a unit is doing; stop, start, mask. The only user of zbus.
+//! systemd over D-Bus: what a unit is doing; stop, start, reload. The only user of zbus.
 //!
 //! Synchronous for its callers. A job is awaited by its signal, asked for before the job is, and never for ever.
 
@@ -77,6 +77,7 @@ fn failure(job: &str, result: &str, status: &str) -> String {
         "assert" => "is held (an assertion of the unit is not met)".to_owned(),
         "refused" => format!("systemd refuses the job: {result}"),
         "dependency" => "a unit that it needs did not start".to_owned(),
+        "skipped" => "was not started: a condition of the unit is not met".to_owned(),
         "canceled" => "the job was canceled, somebody asked for another one".to_owned(),
         _ => format!("the job ended as {job}, the unit's result is {result}"),
     };
@@ -115,6 +116,8 @@ pub struct UnitState {
     /// The drop-ins that systemd has read, by their paths. A hold that is on disk but not among them does not hold yet: a reload is due. (systemd's
     /// own `NeedDaemonReload` does not notice a new drop-in directory.)
     pub drop_ins: Vec<String>,
+    /// Whether its files are others now than those that systemd has read.
+    pub needs_reload: bool,
     /// A new one for every start, in hexadecimal; empty while it never ran.
     pub invocation: String,
     /// How often systemd restarted it by itself since it was last started; 0 where systemd is too old to count.
@@ -273,37 +276,6 @@ impl Systemd {
         Ok(self.manager.reload().await.context("reloading systemd")?)
     }
 
-    /// Masks `names` until the next boot, installed or not, so that not even a package's scripts can start them, and reloads. Returns those that
-    /// were not masked this way before, for [`Systemd::unmask_runtime`]. A unit whose file is in /etc is not touched by such a mask: there only
-    /// the hold helps. Mask after stopping: a masked unit has lost its `ExecStop=`.
-    ///
-    /// # Errors
-    /// If a name is bad, or systemd does not do it.
-    pub fn mask_runtime(&self, names: &[String]) -> Result<Vec<String>> {
-        let files = full_names(names)?;
-        self.change_files("masking", zbus::block_on(self.manager.mask_unit_files(&files, true, false)))
-    }
-
-    /// Takes the masks of [`Systemd::mask_runtime`] off `names`, and reloads. An operator's own mask (in /etc) stays. Returns those that had one.
-    ///
-    /// # Errors
-    /// If a name is bad, or systemd does not do it.
-    pub fn unmask_runtime(&self, names: &[String]) -> Result<Vec<String>> {
-        let files = full_names(names)?;
-        self.change_files("unmasking", zbus::block_on(self.manager.unmask_unit_files(&files, true)))
-    }
-
-    fn change_files(&self, what: &str, changes: zbus::Result<Vec<(String, String, String)>>) -> Result<Vec<String>> {
-        let changes = changes.with_context(|| format!("{what} units"))?;
-        let name = |file: &str| Path::new(file).file_name().map(|n| n.to_string_lossy().into_owned());
-        let changed: Vec<String> = changes.iter().filter_map(|(_, file, _)| name(file)).collect();
-        log::info!("{what} units: {}", changed.join(" "));
-        if !changed.is_empty() {
-            self.reload()?;
-        }
-        Ok(changed)
-    }
-
     /// Loads `name`; `None` if there is no such unit.
     async fn load(&self, name: &str) -> Result<Option<Loaded>> {
         let name = full_name(name)?;
@@ -344,10 +316,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
     if bytes.iter().all(|b| *b == 0) { String::new() } else { bytes.iter().map(|b| format!("{b:02x}")).collect() }
 }
 
-fn full_names(names: &[String]) -> anyhow::Result<Vec<String>> {
-    names.iter().map(|name| full_name(name)).collect()
-}
-
 fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Result<UnitState> {
     let mut common = unit.properties;
     let mut state = UnitState {
@@ -357,6 +325,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         sub_state: common.take("SubState")?,
         unit_file_state: common.take("UnitFileState")?,
         drop_ins: common.take("DropInPaths")?,
+        needs_reload: common.take("NeedDaemonReload")?,
         invocation: hexadecimal(&common.take_newer::<Vec<u8>>("InvocationID")?),
         ..UnitState::default()
     };

@@ -246,6 +246,7 @@ fn a_reload_that_a_crash_swallowed_is_made_up_for() {
     assert_eq!(machine.state(API).drop_ins, [hold]);
     assert!(machine.run("systemctl start barbican-api").is_err());
     units::unhold_files(&machine.root, &known()).unwrap();
+    systemd.reload().unwrap();
     assert_eq!(systemd.start(&names(&[API])).unwrap(), [API]);
 }
 
@@ -411,25 +412,43 @@ fn what_systemd_knows_of_a_unit() {
 }
 
 #[test]
-fn a_runtime_mask_goes_as_it_came() {
+fn scripts_of_packages_pass_over_what_is_held() {
     let machine = Machine::boot();
+    machine.install_and_start(API, SLEEPS);
     let systemd = machine.systemd();
-    machine.install(API, SLEEPS);
-    machine.run("systemctl enable barbican-api").unwrap();
-    machine.install(WORKER, SLEEPS);
-    machine.run("systemctl mask barbican-worker").unwrap();
-    let all = names(&["barbican-api", WORKER, "openstack-barbican-api"]);
-    let masked = [API, WORKER, "openstack-barbican-api.service"];
-    assert_eq!(systemd.mask_runtime(&all).unwrap(), masked, "also one that is not installed");
-    assert!(systemd.mask_runtime(&all).unwrap().is_empty());
-    let state = machine.state(API);
-    assert_eq!((state.load_state.as_str(), state.unit_file_state.as_str()), ("masked", "masked-runtime"));
-    assert!(machine.run("systemctl start barbican-api").unwrap_err().to_string().contains("is masked"));
-    assert_eq!(systemd.unmask_runtime(&all).unwrap(), masked);
-    assert!(systemd.unmask_runtime(&all).unwrap().is_empty());
-    assert_eq!(machine.state(API).unit_file_state, "enabled");
-    assert_eq!(machine.state(WORKER).load_state, "masked", "the operator's own mask stays");
+    let all = known();
+    units::hold_files(&machine.root, &all).unwrap();
+    assert_eq!(systemd.stop(&all).unwrap(), [API]);
+    let start = || machine.run("systemctl restart barbican-api && /bin/systemctl start barbican-api.service");
+    start().unwrap_err();
+    machine.run("mkdir -p -m 700 /run/keymgr-upgrade && touch /run/keymgr-upgrade/package-work").unwrap();
+    start().unwrap();
+    assert_eq!(machine.active(API), "inactive");
+    let error = systemd.start(&names(&[API])).unwrap_err();
+    assert!(matches!(&error, Error::JobFailed { job, .. } if job == "skipped"), "{error}");
+    machine.run("rm /run/keymgr-upgrade/package-work").unwrap();
+    start().unwrap_err();
+}
+
+#[test]
+fn what_is_released_starts_before_systemd_has_read_it() {
+    let machine = Machine::boot();
+    machine.install_and_start(API, SLEEPS);
+    let systemd = machine.systemd();
+    let all = known();
+    units::hold_files(&machine.root, &all).unwrap();
+    assert_eq!(systemd.stop(&all).unwrap(), [API]);
+    units::unhold_files(&machine.root, &all).unwrap();
+    // systemd has not read that yet: what it has read holds.
+    assert!(matches!(systemd.start(&names(&[API])), Err(Error::JobFailed { job, .. }) if job == "assert"));
+    machine.run("mkdir -p -m 700 /run/keymgr-upgrade && touch /run/keymgr-upgrade/released").unwrap();
     assert_eq!(systemd.start(&names(&[API])).unwrap(), [API]);
+    assert!(machine.state(API).needs_reload);
+    // Held anew in between: what is in /run is not to be reached from here.
+    units::hold_files(&machine.root, &all).unwrap();
+    machine.run("rm /run/keymgr-upgrade/released").unwrap();
+    assert_eq!(systemd.stop(&all).unwrap(), [API]);
+    machine.run("systemctl start barbican-api").unwrap_err();
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::journal::{STATE, private};
 use crate::process::{self, Process};
 use crate::systemd::Systemd;
 use crate::ui::{Stream, Ui, speak};
+use crate::units;
 
 pub(super) use notice::refresh;
 
@@ -101,8 +102,10 @@ pub(super) fn opened(session: &mut Session, run: &str) -> Result<(), Failure> {
     watch_over()
 }
 
+/// Keeps the record of package work that is about to begin, or goes on.
 fn keep(root: &Root, packages: &Packages) -> Result<(), Failure> {
-    Ok(write(root, &packages_path(), packages)?)
+    write(root, &packages_path(), packages)?;
+    Ok(units::package_work_begins(root)?)
 }
 
 fn write(root: &Root, path: &Path, value: &impl Serialize) -> anyhow::Result<()> {

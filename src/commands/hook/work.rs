@@ -26,6 +26,7 @@ pub(super) fn after(global: Global) -> Result<Exit, Failure> {
     if !ours && record.process.is_alive() {
         return Ok(Exit::Done);
     }
+    crate::units::package_work_ends(&root)?;
     let mut session = session(global, &record.command)?;
     // What another one broke off may have been finished by this one; what was begun on the data since is for an operator to take up.
     if !ours && open_run(&session)?.is_none_or(|run| run.past_code) {
@@ -188,6 +189,7 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
             break record;
         }
     };
+    crate::units::package_work_ends(&root)?;
     let mut session = session(global, &record.command)?;
     let exit = match next(&session, &record)? {
         Next::Nothing => Exit::Done,

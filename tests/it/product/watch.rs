@@ -124,6 +124,10 @@ fn event(entry: &Value) -> Option<Event> {
         && UNITS.contains(&text("UNIT"))
         && text("_PID") == "1"
     {
+        // What is passed over for a condition has the same id as a start, and starts nothing.
+        if message.contains("was skipped because of an unmet condition") {
+            return None;
+        }
         return Some(Event { at, what: what.clone(), of: text("UNIT").to_owned(), message });
     }
     let of = UNITS.into_iter().find(|unit| *unit == text("_SYSTEMD_UNIT"))?.to_owned();
