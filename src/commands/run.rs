@@ -21,7 +21,7 @@ use crate::journal::{self, Journal, Lock, Phase, RunState};
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
-use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered};
+use crate::step::{CodeAwaited, BASELINE, NewData, Offer, Step, Undo, offered};
 use crate::systemd::notify;
 use crate::ui::Ui;
 
@@ -368,7 +368,8 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     let catalogue = Catalogue::embedded()?;
     let from = catalogue.by_id(&run.plan.from).context("the run comes from no known release")?;
     session.host.look_anew();
-    let mut deployment = Deployment::look_in_run(&session.host, from)?;
+    let baseline = session.host.root.read_json(&run.directory.join(BASELINE))?;
+    let mut deployment = Deployment::look_in_run(&session.host, from, baseline)?;
     // What ran before is what the first half recorded, not what runs now.
     let ran = |s: &Step| if let Step::StartUnits { units } = s { Some(units.clone()) } else { None };
     deployment.running = run.plan.steps.iter().find_map(ran).unwrap_or_default();

@@ -134,12 +134,18 @@ impl Deployment {
         Self::look_at(host, said, record.as_ref(), None, depth)
     }
 
-    /// Looks during a run that came from `from`: its own steps, or a package's scripts, may have moved the schema since.
+    /// Looks during a run that came from `from`: its own steps, or a package's scripts, may have moved the schema since. What every key and secret
+    /// was like when the run began is in `baseline`: while nothing serves they are not tried only to plan, and what decides about a backup or
+    /// whether to begin at all is not asked again.
     ///
     /// # Errors
     /// As [`Deployment::look`].
-    pub fn look_in_run(host: &Host, from: &'static Release) -> Result<Self> {
-        Self::look_at(host, Some(from), None, Some(from), Depth::Full)
+    pub fn look_in_run(host: &Host, from: &'static Release, baseline: Survey) -> Result<Self> {
+        let mut deployment = Self::look_at(host, Some(from), None, Some(from), Depth::Shallow)?;
+        if deployment.survey.is_ok() {
+            deployment.survey = Ok(baseline);
+        }
+        Ok(deployment)
     }
 
     fn look_at(
@@ -161,7 +167,9 @@ impl Deployment {
             (_, from) => from?,
         };
         let mut site = Site::load(host, &config, from.release)?;
-        let database = ledger.and_then(|ledger| look_at_database(host, &site, ledger).map_err(|e| format!("{e:#}")));
+        let whole = in_run.is_none();
+        let look = |ledger| look_at_database(host, &site, ledger, whole).map_err(|e| format!("{e:#}"));
+        let database = ledger.and_then(look);
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
                 site.survey().map_err(|e| format!("{e:#}"))
@@ -270,23 +278,32 @@ fn find(
     Ok(Err(why))
 }
 
-fn look_at_database(host: &Host, site: &Site, ledger: Ledger) -> Result<DatabaseFacts> {
+/// What is asked only once, before a run, is left out where it is not `whole`.
+fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Result<DatabaseFacts> {
     let database = site.open(Access::ReadOnly)?;
     let verification = match &ledger {
         Ledger::At(revision) => Some(database.verify(revision)?),
         Ledger::NoTable | Ledger::Empty => None,
     };
-    Ok(DatabaseFacts {
+    let mut facts = DatabaseFacts {
         shown: site.shown(),
         dialect: database.dialect(),
         ledger,
         verification,
-        rows: database.row_counts()?,
-        size: database.size()?,
-        problems: if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? },
-        hex_text: database.hex_counts()?,
-        hex_cure: database.hex_cure()?,
-    })
+        rows: BTreeMap::new(),
+        size: 0,
+        problems: Vec::new(),
+        hex_text: BTreeMap::new(),
+        hex_cure: None,
+    };
+    if whole {
+        facts.rows = database.row_counts()?;
+        facts.size = database.size()?;
+        facts.problems = if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? };
+        facts.hex_text = database.hex_counts()?;
+        facts.hex_cure = database.hex_cure()?;
+    }
+    Ok(facts)
 }
 
 fn hostname(root: &crate::files::Root) -> Result<String> {

@@ -282,6 +282,16 @@ impl Site {
         Ok(&mut self.keys)
     }
 
+    /// Takes over the open token of `before`, where it is the very same one, reached in the very same way.
+    pub fn take_token(&mut self, before: Self) {
+        if let (Ok(ours), Ok(theirs)) = (&self.token, &before.token)
+            && ours.is_same(theirs)
+        {
+            self.keys.hsm = before.keys.hsm;
+            self.token_failed = before.token_failed;
+        }
+    }
+
     /// Opens the token, once more also where it was not there before. A login that failed is not tried again.
     ///
     /// # Errors

@@ -61,6 +61,31 @@ pub struct Config {
     pub timeout: Duration,
 }
 
+impl Config {
+    /// Whether this leads to the same token in the same way as `other`.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let Self {
+            worker,
+            module,
+            pin,
+            token,
+            rw_session,
+            os_locking_ok,
+            hmac_key_type,
+            hmac_mechanism,
+            identity,
+            environment,
+            timeout,
+        } = self;
+        pin.expose_secret() == other.pin.expose_secret()
+            && (worker, module, token, identity, environment, timeout)
+                == (&other.worker, &other.module, &other.token, &other.identity, &other.environment, &other.timeout)
+            && (rw_session, os_locking_ok, hmac_key_type, hmac_mechanism)
+                == (&other.rw_session, &other.os_locking_ok, &other.hmac_key_type, &other.hmac_mechanism)
+    }
+}
+
 /// Which token: the serial number if there is one, else the first token whose label is in the
 /// list, else the slot id. The order is Barbican's (`pkcs11.py`, `_get_slot_id`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,23 +82,38 @@ pub(super) fn prepare_keks(context: &mut Context<'_>) -> Result<Undo> {
     keep(context, KEKS, "kek_data", "plugin_meta", rows)
 }
 
+/// How many KEKs are written before they are read back: what goes wrong with one is seen before many follow.
+const BATCH: usize = 500;
+
 /// Signs every old KEK anew: each row is one compare-and-set on its old value, read back and verified by the token.
 pub(super) fn resign(context: &mut Context<'_>) -> Result<()> {
     let old: Vec<KekRow> = judged(context)?.into_iter().filter(|(_, v)| *v == Verdict::Old).map(|(r, _)| r).collect();
     let mut database = context.site.open(Access::ReadWrite)?;
-    for row in old {
-        let keys = context.site.keys(true)?;
-        let hsm = keys.hsm.as_mut().context("no token is open")?;
-        let new = kek::resign(&row, hsm).with_context(|| format!("signing KEK {}", row.id))?;
-        let before = row.plugin_meta.as_deref().unwrap_or_default();
-        crash::point("KEK signed");
-        if !database.replace_plugin_meta(&row.id, before, &new)? {
-            bail!("KEK {} was changed by somebody else: is a barbican still running?", row.id);
+    for batch in old.chunks(BATCH) {
+        for row in batch {
+            let keys = context.site.keys(true)?;
+            let hsm = keys.hsm.as_mut().context("no token is open")?;
+            let new = kek::resign(row, hsm).with_context(|| format!("signing KEK {}", row.id))?;
+            let before = row.plugin_meta.as_deref().unwrap_or_default();
+            crash::point("KEK signed");
+            if !database.replace_plugin_meta(&row.id, before, &new)? {
+                bail!("KEK {} was changed by somebody else: is a barbican still running?", row.id);
+            }
+            crash::point("KEK written");
         }
-        crash::point("KEK written");
-        let written = p11_rows(&database)?.into_iter().find(|r| r.id == row.id);
-        let written = written.with_context(|| format!("KEK {} vanished", row.id))?;
-        if kek::judge(&written, context.site.keys(true)?)? != Verdict::Good {
+        expect_good(context, &database, batch)?;
+    }
+    Ok(())
+}
+
+/// Reads these KEKs back and has the token verify them.
+fn expect_good(context: &mut Context<'_>, database: &Database, batch: &[KekRow]) -> Result<()> {
+    let mut written: BTreeMap<String, KekRow> =
+        p11_rows(database)?.into_iter().map(|row| (row.id.clone(), row)).collect();
+    let take = |row: &KekRow| written.remove(&row.id).with_context(|| format!("KEK {} vanished", row.id));
+    let written: Vec<KekRow> = batch.iter().map(take).collect::<Result<_>>()?;
+    for (row, verdict) in written.iter().zip(kek::judge_all(&written, context.site.keys(true)?)?) {
+        if verdict != Verdict::Good {
             bail!("KEK {} does not verify after it was written", row.id);
         }
     }

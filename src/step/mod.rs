@@ -232,7 +232,9 @@ impl Context<'_> {
     fn reload_as_target(&mut self) -> Result<()> {
         if let Some(to) = Catalogue::embedded()?.by_id(&self.to) {
             let config = self.host.config()?;
-            *self.site = Site::load(self.host, &config, to)?;
+            let site = Site::load(self.host, &config, to)?;
+            let before = std::mem::replace(self.site, site);
+            self.site.take_token(before);
         }
         Ok(())
     }

@@ -87,7 +87,7 @@ fn figures(product: &Product, watch: &Watch, began: u64) {
     ];
     let text: String = spans.iter().map(|(name, a, b)| format!("{name:14} {:6} ms\n", (b - a) / 1000)).collect();
     let steps =
-        product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 40");
+        product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 80");
     let kept = std::path::Path::new(&crate::common::lab("KEYMGR_TEST_PRODUCT")).join("figures.txt");
     std::fs::write(kept, format!("{text}\n{steps}\n")).unwrap();
 }
