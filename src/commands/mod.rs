@@ -1,6 +1,7 @@
 //! One file per verb or family of verbs; each reads like its manual page.
 
 mod awaited;
+mod back;
 mod backup;
 mod check;
 mod config;
@@ -199,7 +200,7 @@ impl Session {
             Verb::Upgrade { target, word, yes } => run::upgrade(self, &target, word, yes),
             Verb::Resume { accept_changes, word } => run::resume(self, accept_changes, word),
             Verb::Rollback { discard_new_data: discard, abandon, word, yes } => {
-                run::rollback(self, discard, abandon, word, yes)
+                back::rollback(self, discard, abandon, word, yes)
             }
             Verb::Db(verb) => db::db(self, verb),
             Verb::Kek(verb) => kek::kek(self, verb),

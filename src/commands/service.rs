@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Outcome, Session, follow, run};
+use super::{Outcome, Session, back, follow, run};
 use crate::cli::{Target, Word};
 use crate::deployment::{Code, installed_code};
 use crate::error::{Exit, Failure};
@@ -60,7 +60,7 @@ fn carry_out(session: &mut Session, request: Option<Request>) -> Outcome {
             run::upgrade(session, &Target { to, fast_forward }, word, true)
         }
         Asked::Resume { accept_changes } => run::resume(session, accept_changes, word),
-        Asked::Rollback { discard_new_data } => run::rollback(session, discard_new_data, false, word, true),
+        Asked::Rollback { discard_new_data } => back::rollback(session, discard_new_data, false, word, true),
     }
 }
 

@@ -299,7 +299,8 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Re
     if whole {
         facts.rows = database.row_counts()?;
         facts.size = database.size()?;
-        facts.problems = if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? };
+        facts.problems =
+            if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? };
         facts.hex_text = database.hex_counts()?;
         facts.hex_cure = database.hex_cure()?;
     }

@@ -67,6 +67,14 @@ fn code_that_was_new_from_the_beginning_has_to_be_taken_back_too() {
     said.says("install liberty again");
     assert!(sandbox.path(HOLD).exists());
     assert_eq!(revision(&sandbox), "4ecde3a3a72a");
+
+    // Where that never was: the new code stays, services stay held, and the way leads forward again.
+    said.says("Or keep the new code: keymgr-upgrade rollback --abandon, and upgrade again.");
+    sandbox.run(&["rollback", "--abandon", "--yes"]).expect(5);
+    assert!(sandbox.path(HOLD).exists());
+    sandbox.run(&["--from", "liberty", "upgrade", "--to", "mitaka", "--yes"]).expect(0);
+    assert_eq!(revision(&sandbox), "d2780d5aa510");
+    assert!(!sandbox.path(HOLD).exists());
 }
 
 #[test]

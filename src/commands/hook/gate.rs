@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::super::locks::Locks;
 use super::super::look::{Look, look};
-use super::super::run;
+use super::super::{back, run};
 use super::{installed, keep, open_run, say, session, watch_over, worker, write};
 use crate::cli::{Global, Target, Word};
 use crate::command;
@@ -240,7 +240,7 @@ pub(super) fn begin(
         return Ok(exit);
     }
     // Asked to stop between two steps: whoever asked wants it as it was.
-    run::rollback(session, false, false, Word::default(), true)?;
+    back::rollback(session, false, false, Word::default(), true)?;
     Err(Failure::new(Exit::Failed, anyhow!("{way} was interrupted")))
 }
 

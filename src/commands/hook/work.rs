@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 
 use super::super::follow::{self, Followed, View};
-use super::super::{run, units};
+use super::super::{back, units};
 use super::{Session, installed, open_run, packages, say, session};
 use crate::cli::{Global, Units, Word};
 use crate::deployment::{Held, held_path, recorded};
@@ -196,7 +196,7 @@ pub(super) fn watch(global: Global) -> Result<Exit, Failure> {
         Next::GoOn(asked) => go_on(&mut session, asked, &record, Duration::ZERO)?,
         Next::PutBack => {
             say("nothing was unpacked: Barbican is started again, as it was");
-            let (exit, _) = run::rollback(&mut session, false, false, Word::default(), true)?;
+            let (exit, _) = back::rollback(&mut session, false, false, Word::default(), true)?;
             exit
         }
         Next::Release => {
