@@ -22,7 +22,17 @@ impl Database {
         }
     }
 
-    /// Says which table or column is missing before the database says it worse.
+    /// Runs a query of rows that need these columns. Only where it fails is the schema read, which costs a server more than the rows do, to say
+    /// which table or column is missing; the database says it worse.
+    fn rows(&self, sql: &str, needed: &[(&str, &[&str])]) -> Result<Vec<Row>> {
+        self.query(sql).or_else(|error| {
+            let shape = self.shape()?;
+            needed.iter().try_for_each(|(table, columns)| self.require(&shape, table, columns))?;
+            Err(error)
+        })
+    }
+
+    /// Says which table or column is missing.
     fn require(&self, shape: &Shape, table: &str, columns: &[&str]) -> Result<()> {
         let missing = match shape.tables.get(table) {
             None => format!("table {table}"),
@@ -36,14 +46,16 @@ impl Database {
 
     /// Every row of `kek_data`, soft-deleted ones too, by id.
     pub fn kek_rows(&self) -> Result<Vec<KekRow>> {
-        let shape = self.shape()?;
-        // Called tenant_id up to Juno.
-        let juno = shape.tables.get("kek_data").is_some_and(|t| t.columns.contains_key("tenant_id"));
-        let project = if juno { "tenant_id" } else { "project_id" };
-        self.require(&shape, "kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta", project])?;
-        let rows = self.query(&format!(
-            "SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data ORDER BY id"
-        ))?;
+        let rows = |project: &str| {
+            let sql =
+                format!("SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data ORDER BY id");
+            self.rows(&sql, &[("kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta", project])])
+        };
+        let rows = match rows("project_id") {
+            // Its name up to Juno.
+            Err(Error::NoObject { what, .. }) if what == "column kek_data.project_id" => rows("tenant_id")?,
+            rows => rows?,
+        };
         let mut keks: Vec<KekRow> = rows.into_iter().map(|row| self.kek_row(row)).collect::<Result<_>>()?;
         keks.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(keks)
@@ -63,14 +75,12 @@ impl Database {
 
     /// Every row of `encrypted_data`, soft-deleted ones too, by id.
     pub fn secret_rows(&self) -> Result<Vec<SecretRow>> {
-        let shape = self.shape()?;
-        self.require(&shape, "secrets", &["id", "deleted"])?;
         let columns = ["id", "secret_id", "kek_id", "deleted", "cypher_text", "kek_meta_extended"];
-        self.require(&shape, "encrypted_data", &columns)?;
         // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
-        let rows = self.query(
+        let rows = self.rows(
             "SELECT e.id, e.secret_id, e.kek_id, e.deleted OR coalesce(s.deleted, true), e.cypher_text, e.kek_meta_extended
              FROM encrypted_data e LEFT JOIN secrets s ON s.id = e.secret_id ORDER BY e.id",
+            &[("secrets", &["id", "deleted"]), ("encrypted_data", &columns)],
         )?;
         let mut secrets: Vec<SecretRow> = rows.into_iter().map(|row| self.secret_row(row)).collect::<Result<_>>()?;
         secrets.sort_by(|a, b| a.id.cmp(&b.id));
@@ -91,14 +101,12 @@ impl Database {
 
     /// Secrets by the secret store that holds them, by name of the store.
     pub fn store_counts(&self) -> Result<Vec<StoreCount>> {
-        let shape = self.shape()?;
-        self.require(&shape, "secrets", &["id", "deleted"])?;
-        self.require(&shape, "secret_store_metadata", &["secret_id", "key", "value"])?;
-        let rows = self.query(
+        let rows = self.rows(
             "SELECT m.value, count(DISTINCT CASE WHEN NOT s.deleted THEN s.id END),
                     count(DISTINCT CASE WHEN s.deleted THEN s.id END)
              FROM secret_store_metadata m JOIN secrets s ON s.id = m.secret_id
              WHERE m.\"key\" = 'plugin_name' GROUP BY m.value ORDER BY m.value",
+            &[("secrets", &["id", "deleted"]), ("secret_store_metadata", &["secret_id", "key", "value"])],
         )?;
         let count = |row: Row| {
             let mut values = Values { row: row.into_iter(), of: self, table: "secret_store_metadata" };

@@ -110,15 +110,21 @@ impl Visitors {
 /// The addresses of this host.
 pub type Addresses = BTreeSet<IpAddr>;
 
-/// Looks at the sessions, and where there are any once more and again, up to `looks` times in all, five in a second: those
-/// that are about to end, our own that were closed just now among them, are not meant.
-pub fn visitors(url: &Url, addresses: &Addresses, looks: usize, wait: Duration) -> Result<Visitors> {
+/// Looks at the sessions, and where there are any that `goes` says have to go, once more and again, up to `looks` times in all, five in a second:
+/// those that are about to end, our own that were closed just now among them, are not meant.
+pub fn visitors(
+    url: &Url,
+    addresses: &Addresses,
+    goes: impl Fn(&Visitor) -> bool,
+    looks: usize,
+    wait: Duration,
+) -> Result<Visitors> {
     let wire = Wire::connect(url, READER, wait)?;
     let mut looked = 0;
     loop {
         let found = look(&wire, url, addresses, wait)?;
         looked += 1;
-        if found.all.is_empty() || looked >= looks {
+        if !found.all.iter().any(&goes) || looked >= looks {
             return Ok(found);
         }
         wire.query(if wire.dialect() == Dialect::Postgresql { "SELECT pg_sleep(0.2)" } else { "SELECT SLEEP(0.2)" })?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::SecretString;
 
 use super::site::Host;
-use crate::db::{self, Addresses, Claim, Dialect, Holder, Lock, Origin, Url, Visitors};
+use crate::db::{self, Addresses, Claim, Dialect, Holder, Lock, Origin, Url, Visitor, Visitors};
 use crate::files::{Root, digest};
 
 /// A database on a server, and the way to it.
@@ -83,8 +83,10 @@ impl Server {
         Ok(db::unlock(self.url()?, holder, self.wait)?)
     }
 
-    pub(super) fn visitors(&self, looks: usize) -> Result<Visitors> {
-        Ok(db::visitors(self.url()?, &addresses()?, looks, self.wait)?)
+    /// Looks `looks` times at most, as long as there are any that matter: those of this host do only where `local` says so.
+    pub(super) fn visitors(&self, local: bool, looks: usize) -> Result<Visitors> {
+        let matters = |visitor: &Visitor| local || visitor.from != Origin::Here;
+        Ok(db::visitors(self.url()?, &addresses()?, matters, looks, self.wait)?)
     }
 }
 

@@ -233,7 +233,7 @@ impl Site {
     /// # Errors
     /// If the server cannot be worked with.
     pub fn visitors(&self) -> Result<Option<Visitors>> {
-        self.server.as_ref().map(|s| s.visitors(1)).transpose()
+        self.server.as_ref().map(|s| s.visitors(true, 1)).transpose()
     }
 
     /// Refuses while others are on the database: those of other hosts, and where `local` says so also those of this one.
@@ -242,7 +242,7 @@ impl Site {
     /// [`Occupied`], or if it cannot be looked.
     pub fn alone(&self, local: bool) -> Result<()> {
         // Two seconds for sessions that are about to end.
-        let visitors = self.server.as_ref().map(|s| s.visitors(10)).transpose()?;
+        let visitors = self.server.as_ref().map(|s| s.visitors(local, 10)).transpose()?;
         match visitors.and_then(|v| Occupied::by(&v, local)) {
             Some(occupied) => Err(occupied.into()),
             None => Ok(()),
