@@ -65,7 +65,7 @@ impl Session {
 
     /// One that calls itself `name`, where the server asks for that.
     fn named(base: &Base, neighbour: Option<&Neighbour>, host: &str, port: u16, name: &str) -> Self {
-        let before = count(base);
+        let before = count_from(base, neighbour);
         let program = match base.server().kind() {
             Kind::Postgresql => "psql",
             Kind::Mariadb => "mariadb",
@@ -83,7 +83,7 @@ impl Session {
         // It waits for what we say, and ends when we are gone.
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let session = Self(child);
-        until("the session is there", || count(base) > before);
+        until("the session is there", || count_from(base, neighbour) > before);
         session
     }
 }
@@ -97,17 +97,30 @@ impl Drop for Session {
 
 /// Sessions on the database besides the one that counts them.
 fn count(base: &Base) -> usize {
+    count_from(base, None)
+}
+
+/// Those from this host alone, where there is one: a run that is paused has sessions too, which come and go.
+fn count_from(base: &Base, neighbour: Option<&Neighbour>) -> usize {
+    let its = neighbour.map(|n| n.its.as_str());
     let sql = match base.server().kind() {
         Kind::Postgresql => {
+            let from = its.map_or_else(String::new, |its| format!(" AND client_addr = '{its}'"));
             // Not the server's own workers, such as autovacuum's, which come and go.
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
-             AND backend_type = 'client backend'"
+            format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND pid <> pg_backend_pid() AND backend_type = 'client backend'{from}"
+            )
         }
         Kind::Mariadb => {
-            "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND ID <> CONNECTION_ID()"
+            let from = its.map_or_else(String::new, |its| format!(" AND HOST LIKE '{its}:%'"));
+            format!(
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() \
+                 AND ID <> CONNECTION_ID(){from}"
+            )
         }
     };
-    value(base, sql).parse().unwrap()
+    value(base, &sql).parse().unwrap()
 }
 
 fn everywhere(kind: Kind) -> Private {
