@@ -15,7 +15,10 @@ lab := KEYMGR_LAB='$(LAB)'
 # nextest where it is installed, cargo's own runner elsewhere; what follows a
 # `--` means the same to both.
 nextest := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
-run_tests := . '$(LAB)/env' && $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
+# Much of their time tests wait for a container or a server: more at once than there are cores.
+threads := $(shell n=$$(nproc) && echo $$((n + n / 2)))
+run_tests := . '$(LAB)/env' && NEXTEST_TEST_THREADS=$(threads) \
+    $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build manual deb rpm lint check test test-slow demo bench install install-built rpm-built clean
