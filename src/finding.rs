@@ -1,5 +1,6 @@
 //! What stops or endangers an upgrade: judged from facts, without looking or touching.
 
+mod mechanisms;
 mod packages;
 mod services;
 
@@ -367,7 +368,7 @@ fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
     all.push(Finding::ok("keks", title));
     all.push(Finding::ok("secrets", format!("{} of {} decrypt", total(&secrets, "proved"), survey.secrets.len())));
     not_proved(case, survey, all);
-    mixed(case, survey, all);
+    mechanisms::judge(case, survey, all);
 }
 
 /// What cannot be read now cannot be proved to survive: a blocker to accept if live, less if nothing live is behind it.
@@ -451,27 +452,6 @@ fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
         let title = "secrets that this tool cannot read, and so cannot prove";
         let finding = Finding::warn("not-proved", title).evidence(evidence);
         all.push(finding.remedy("read one of them through the API after the upgrade"));
-    }
-}
-
-/// One service reads p11 secrets under one mechanism only (7.0.0 and later).
-fn mixed(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
-    let mut names: Vec<String> = survey
-        .secrets
-        .values()
-        .filter(|s| !s.deleted)
-        .filter_map(|s| match &s.verdict {
-            crate::kek::SecretVerdict::Proved { mechanism: Some(m) } => Some(m.to_string()),
-            _ => None,
-        })
-        .collect();
-    names.sort();
-    names.dedup();
-    let reads_one = case.to.order_at_least("rocky");
-    if names.len() > 1 && reads_one {
-        let title = "p11 secrets are under more than one mechanism; Barbican reads only the configured one";
-        let finding = Finding::fail("mechanisms-mixed", title).evidence(names).approvable();
-        all.push(finding.remedy("store the minority anew first; or accept that it stays unreadable"));
     }
 }
 

@@ -162,6 +162,14 @@ pub struct Draft {
     pub unknown: Option<String>,
 }
 
+impl Draft {
+    /// The configuration as the run will leave it.
+    #[must_use]
+    pub fn config(&self, deployment: &Deployment) -> Config {
+        after(deployment, &self.files)
+    }
+}
+
 /// Plans the way of a deployment along `path` to its last release.
 ///
 /// # Errors

@@ -22,7 +22,7 @@ pub use identify::{Identified, identify};
 pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
 pub use services::{Held, held_path, ran_before_hold};
-pub use site::{Host, Site, leads_elsewhere};
+pub use site::{Host, Site, leads_elsewhere, read_mechanism};
 
 use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, HexColumn, Ledger, Problem, Verification};
@@ -245,6 +245,17 @@ fn find(
     {
         // Up to Kilo the URL may stand in barbican-api.conf alone.
         config.reads_legacy = true;
+    }
+    // Newer code would open its default database instead, which has nothing to do with the data that was left behind.
+    if let (None, None, Some(code)) = (said, record, installed.and_then(|id| catalogue.by_id(id)))
+        && code.order_at_least("2024.2")
+        && config.secret("database", "connection")?.is_none()
+        && config.secret("DEFAULT", "sql_connection")?.is_some()
+    {
+        anyhow::bail!(
+            "[DEFAULT] sql_connection names a database that the installed code, {code}, does not read: \
+             name it [database] connection, or say with --from which release the data is at"
+        );
     }
     if known.is_none() {
         let both = (config.secret("DEFAULT", "sql_connection")?, config.secret("database", "connection")?);

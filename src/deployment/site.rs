@@ -428,6 +428,15 @@ fn simple_keys(config: &Config, release: &Release) -> Result<Option<SimpleKeys>>
     SimpleKeys::new(keys).map(Some)
 }
 
+/// The mechanism by which 7.0.0 and later read p11 secrets, whatever each of them says: `encryption_mechanism`.
+///
+/// # Errors
+/// If the option cannot be read.
+pub fn read_mechanism(config: &Config) -> Result<String> {
+    let set = config.first("p11_crypto_plugin", &["encryption_mechanism", "algorithm"])?;
+    Ok(set.unwrap_or_else(|| "CKM_AES_CBC".to_owned()))
+}
+
 /// The mechanisms under which p11 secrets without a recorded one may be: the site's own option first, then those of the time.
 ///
 /// Code that recorded none (up to 6.0.1) knew only GCM. CBC is tried last, and only where the site names it: it has no tag, so that a wrong

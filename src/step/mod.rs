@@ -24,7 +24,7 @@ pub use schema::{About, restore as restore_backup, size};
 pub use unit::NewData;
 pub use verify::NOT_PROVED;
 
-use crate::deployment::{Host, Site};
+use crate::deployment::{Host, Site, read_mechanism};
 use crate::files::Root;
 use crate::journal::Started;
 use crate::release::Catalogue;
@@ -241,9 +241,7 @@ impl Context<'_> {
 
     /// `encryption_mechanism` as 7.0.0 and later read it.
     fn configured_mechanism(&self) -> Result<String> {
-        let config = self.host.config()?;
-        let names = ["encryption_mechanism", "algorithm"];
-        Ok(config.first("p11_crypto_plugin", &names)?.unwrap_or_else(|| "CKM_AES_CBC".to_owned()))
+        read_mechanism(&self.host.config()?)
     }
 }
 

@@ -105,9 +105,8 @@ impl Sandbox {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keymgr-upgrade"));
         command.arg("--root").arg(self.root());
-        if std::fs::read_to_string(self.path("etc/barbican/barbican.conf"))
-            .is_ok_and(|conf| conf.contains("@127.0.0.1"))
-        {
+        let on_server = |conf| std::fs::read_to_string(self.path(conf)).is_ok_and(|text| text.contains("@127.0.0.1"));
+        if ["etc/barbican/barbican.conf", "srv/moving/barbican.conf"].into_iter().any(on_server) {
             command.arg("--allow-network-db");
         }
         command

@@ -21,6 +21,7 @@ mod hsm;
 mod live;
 mod lock;
 mod manual;
+mod moving;
 mod product;
 mod proof;
 mod python_readers;

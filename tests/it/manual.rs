@@ -19,7 +19,7 @@ mod pages;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// A page as it is shown on a terminal of 80 columns, and as what it is made from.
-struct Page {
+pub(crate) struct Page {
     name: String,
     source: String,
     shown: String,
@@ -53,6 +53,14 @@ fn rendered() -> Vec<Page> {
     }
     assert!(wrong.is_empty(), "{wrong}");
     all
+}
+
+/// A page's source alone, for its examples.
+pub(crate) fn source(name: &str) -> Page {
+    let all = pages::all().unwrap();
+    let (_, text) = all.into_iter().find(|(path, _)| path.ends_with(&format!("/{name}"))).unwrap();
+    let source = String::from_utf8(text).unwrap();
+    Page { name: name.to_owned(), source, shown: String::new(), words: String::new() }
 }
 
 fn run(command: &str, path: &Path) -> Said {
@@ -301,26 +309,31 @@ struct Wanted {
     behind: bool,
 }
 
-/// The sandbox at Yoga, in the states that examples begin with.
-struct Stage {
-    base: Sandbox,
-    now: Sandbox,
+/// A sandbox in the states that examples begin with.
+pub(crate) struct Stage {
+    /// By their names; the first is the one that there is without a word, for the states that grow out of it.
+    bases: Vec<(&'static str, Sandbox)>,
+    pub(crate) now: Sandbox,
     directory: PathBuf,
 }
 
 impl Stage {
-    fn new(base: &Sandbox) -> Self {
-        let (base, now) = (base.copy(), base.copy());
+    pub(crate) fn new(bases: &[(&'static str, &Sandbox)]) -> Self {
+        let bases: Vec<_> = bases.iter().map(|(name, base)| (*name, base.copy())).collect();
+        let now = bases[0].1.copy();
         let directory = now.root();
-        Self { base, now, directory }
+        Self { bases, now, directory }
     }
 
     /// A state that an example names.
-    fn set(&mut self, name: &str) {
-        self.now = self.base.copy();
-        self.directory = self.now.root();
+    pub(crate) fn set(&mut self, name: &str) {
+        let (base, grown) = match self.bases.iter().find(|(base, _)| *base == name) {
+            Some((_, base)) => (base, false),
+            None => (&self.bases[0].1, true),
+        };
+        self.now = base.copy();
         match name {
-            "fresh" => {}
+            _ if !grown => {}
             "upgrade" => self.now.upgrade("zed"),
             "interrupted" | "lost" => {
                 let upgrade = ["upgrade", "--yes", "--to", "zed"];
@@ -333,16 +346,30 @@ impl Stage {
             }
             other => panic!("no such state: {other}"),
         }
+        self.directory = self.now.root();
+    }
+
+    /// Settings of our own, which must be read without a complaint.
+    #[track_caller]
+    pub(crate) fn expect_settings(&mut self, text: &str) {
+        let file = "/etc/keymgr-upgrade/keymgr-upgrade.conf.d/example.conf";
+        self.now.write(file, text);
+        let said = self.run("keymgr-upgrade status");
+        assert!(!text.is_empty() && said.code == 0, "{text}{}", said.all());
+        std::fs::remove_file(self.now.path(file)).unwrap();
     }
 
     /// Runs what an operator types, in a shell, with `keymgr-upgrade` working on the sandbox.
-    fn run(&mut self, line: &str) -> Said {
+    pub(crate) fn run(&mut self, line: &str) -> Said {
         let line = line.replace("--root /mnt ", "");
-        let line = self.with_run(&line);
+        let mut line = self.with_run(&line);
         if let Some(directory) = line.strip_prefix("cd ") {
             self.directory = self.now.path(directory);
             assert!(self.directory.is_dir(), "{line}");
             return Said { code: 0, out: String::new(), err: String::new() };
+        }
+        if !line.starts_with("keymgr-upgrade ") {
+            line = line.replace(" /", &format!(" {}/", self.now.root().display()));
         }
         let programs = TempDir::new().unwrap();
         let tool = self.now.command(&[]);
@@ -380,7 +407,7 @@ fn unescaped(line: &str) -> String {
 }
 
 /// Runs the examples of a page in their order, and returns how many commands were run.
-fn examples(page: &Page, stage: &mut Stage) -> usize {
+pub(crate) fn examples(page: &Page, stage: &mut Stage) -> usize {
     let name = &page.name;
     let mut count = 0;
     let (mut inside, mut wanted) = (false, Wanted::default());
@@ -405,11 +432,7 @@ fn examples(page: &Page, stage: &mut Stage) -> usize {
                         while let Some(line) = lines.next_if(|l| *l != ".EE") {
                             text += &(unescaped(line) + "\n");
                         }
-                        let file = "/etc/keymgr-upgrade/keymgr-upgrade.conf.d/example.conf";
-                        stage.now.write(file, &text);
-                        let said = stage.run("keymgr-upgrade status");
-                        assert!(!text.is_empty() && said.code == 0, "{name}:\n{text}{}", said.all());
-                        std::fs::remove_file(stage.now.path(file)).unwrap();
+                        stage.expect_settings(&text);
                         count += 1;
                     }
                     _ => panic!("{name}: {line} asks for nothing that is known"),
@@ -439,11 +462,12 @@ fn examples(page: &Page, stage: &mut Stage) -> usize {
 #[test]
 fn the_examples_run() {
     let liberty = Sandbox::liberty();
+    let moving = crate::moving::controller(&liberty, "sqlite:////var/lib/barbican/moved.sqlite");
     liberty.upgrade("yoga");
     let mut wrong = Vec::new();
     let mut count = 0;
     for page in rendered() {
-        let mut stage = Stage::new(&liberty);
+        let mut stage = Stage::new(&[("fresh", &liberty), ("moving", &moving)]);
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| examples(&page, &mut stage)));
         match ran {
             Ok(ran) => count += ran,

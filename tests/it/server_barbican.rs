@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     common::{Sandbox, lab},
+    moving,
     server_schema::{Allowances, Content, HEAD, Look, Row, Upstream, db_manage, dump, dumped, server},
     servers::{self, Base},
 };
@@ -185,6 +186,27 @@ fn mariadb_barbican_reads_every_secret_of_both_plugins() {
     let output = Deployment::mariadb().upgraded().read_all();
     assert!(output.status.success(), "{}", both(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), ALL_READ);
+}
+
+/// keymgr-upgrade-moving(7) as it is written, with this database brought to a new controller.
+fn moved(deployment: Deployment) -> Deployment {
+    let controller = moving::controller(&Sandbox::liberty(), &deployment.live.url());
+    Deployment { sandbox: moving::by_the_page(&controller), ..deployment }
+}
+
+#[test]
+fn mariadb_moved_to_a_new_controller_is_read_by_barbican() {
+    let output = moved(Deployment::mariadb()).read_all();
+    assert!(output.status.success(), "{}", both(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), ALL_READ);
+}
+
+#[test]
+fn postgresql_moves_to_a_new_controller() {
+    let deployment = Deployment::postgresql();
+    // What `check` would ask for in the end.
+    deployment.live.sql(&format!("ALTER DATABASE {} SET bytea_output = 'escape'", deployment.live.name()));
+    moved(deployment);
 }
 
 /// Barbican on Python 3 cannot read what it stores on PostgreSQL itself, with p11_crypto: bytes become hexadecimal text
