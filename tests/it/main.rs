@@ -25,6 +25,7 @@ mod moving;
 mod product;
 mod proof;
 mod python_readers;
+mod readme;
 mod real_barbican;
 mod rpm;
 mod safety;

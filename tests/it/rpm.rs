@@ -240,6 +240,7 @@ fn dnf_is_refused_a_skip_and_carries_out_a_step() {
     says(&refused, "Nothing was unpacked, nothing was stopped. To allow it once:");
     says(&refused, "dnf upgrade --exclude='*barbican,*barbican-*'");
     says(&refused, "keymgr-upgrade refuses this transaction; nothing was changed");
+    crate::readme::expect_shown("dnf, which refuses", &refused.all());
     assert!(refused.all().lines().all(|line| line.len() <= 80), "{}", refused.all());
     assert_eq!(rdo.versions(), "1.0.0-1");
     assert_eq!((rdo.run("sha256sum /etc/barbican/*"), rdo.invocations()), (files, ran.clone()));

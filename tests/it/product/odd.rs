@@ -45,7 +45,8 @@ fn what_breaks_off_before_the_unpacking_is_undone_by_itself() {
     }
     product.ok("rm /etc/apt/apt.conf.d/zzz-late; apt-get check");
     // And then it works.
-    let _ = product.apt("upgrade").expect(0);
+    let said = product.apt("upgrade").expect(0);
+    crate::readme::expect_shown("apt, which upgrades", &said.out);
     assert_eq!((product.packages(), product.running()), (format!("installed {NEXT}"), ALL.to_vec()));
     product.expect_secrets();
 }

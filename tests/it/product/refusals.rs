@@ -14,6 +14,7 @@ fn what_is_refused_leaves_everything_as_it_was() {
     said.says("REFUSED: Zed -> 2023.2 skips 2023.1");
     said.says("keymgr-upgrade approve --to 2023.2 --fast-forward");
     said.says("apt-mark hold");
+    crate::readme::expect_shown("apt, which refuses", &said.all());
 
     // Allowed to skip, but what is critical was not approved.
     let settings = "/etc/keymgr-upgrade/keymgr-upgrade.conf.d/way.conf";
