@@ -341,10 +341,20 @@ mod tests {
             .collect();
         assert_eq!(read(&with_defaults.join("\n")).unwrap(), Settings::default());
         let source = include_str!("settings.rs");
-        for arm in source.lines().filter_map(|l| l.trim().strip_prefix("(\"")).filter(|l| l.contains("=>")) {
-            let name = arm.split('"').nth(2).unwrap();
-            assert!(shipped.contains(&format!("#{name} =")), "{name} is not in the shipped file");
+        let known: Vec<(&str, &str)> = source
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("(\"")?.split_once("\") =>")?.0.split_once("\", \""))
+            .collect();
+        let mut section = "";
+        let mut shown = Vec::new();
+        for line in shipped.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                section = name;
+            }
+            let name = line.strip_prefix('#').and_then(|l| l.split_once(" =")).map(|(name, _)| name);
+            shown.extend(name.filter(|n| !n.starts_with(' ')).map(|name| (section, name)));
         }
+        assert_eq!(shown, known, "the shipped file, and what is read");
     }
 
     #[test]

@@ -297,6 +297,11 @@ fn shells_complete_verbs_options_and_releases() {
         let text = std::fs::read_to_string(at.join(shell)).unwrap();
         assert!(["fast-forward", "repair-hex", "2025.1", "unhold"].iter().all(|word| text.contains(word)), "{shell}");
         assert!(!text.contains("apt-gate"), "{shell}");
+        // Where the shell is, it can read it.
+        let program = shell.split('/').next().unwrap();
+        if said(Command::new("which").arg(program)).code == 0 {
+            said(Command::new(program).arg("-n").arg(at.join(shell))).expect(0);
+        }
     }
 }
 
