@@ -56,7 +56,7 @@ fn plain(text: &str, root: &str) -> String {
         let number = words.get(i).is_some_and(|w| w.bytes().all(|b| b.is_ascii_digit()));
         number && words.get(i + 1).is_some_and(|w| matches!(w.trim_end_matches('.'), "s" | "min"))
     };
-    let steady = (0..words.len()).filter(|i| !is_span(*i) && !(*i > 0 && is_span(i - 1)));
+    let steady = (0..words.len()).filter(|i| !(is_span(*i) || *i > 0 && is_span(i - 1)));
     steady.map(|i| words[i]).collect::<Vec<_>>().join(" ")
 }
 
