@@ -32,7 +32,7 @@ setup: ## install what the tests run against, once
 build: ## build the release binary
 	$(CARGO) build --locked --release
 
-# `make deb PROFILE=dev` packs the binary of the tests, for speed.
+# With PROFILE=dev the manual and the rpm are made of what the tests use.
 PROFILE ?= release
 pages := $(CURDIR)/target/manual
 manual: ## write the manual pages and the completions, target/manual/
@@ -40,7 +40,7 @@ manual: ## write the manual pages and the completions, target/manual/
 	$(CARGO) run --locked --quiet --profile $(PROFILE) --example manual -- '$(pages)'
 
 deb: manual ## build the Debian package, target/debian/*.deb
-	tools=$$($(lab) tests/lab/cargo_deb.sh) && PATH="$$tools:$$PATH" $(CARGO) deb --locked --profile $(PROFILE)
+	tools=$$($(lab) tests/lab/cargo_deb.sh) && PATH="$$tools:$$PATH" $(CARGO) deb --locked
 
 # The binary is built here; the spec packs it. What every rpm can read is xz.
 RPM_PAYLOAD ?= w6.xzdio

@@ -16,8 +16,12 @@ stamp=$(find "$binary" "$repo/packaging" "$repo/systemd" "$repo/Cargo.toml" -typ
 if [ "$(cat "$out/stamp" 2>/dev/null)" != "$stamp" ]; then
     cd "$repo"
     make -s manual PROFILE=dev >"$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
-    PATH=$(KEYMGR_LAB=$lab "$repo/tests/lab/cargo_deb.sh"):$PATH cargo deb --no-build --profile dev --fast --output "$deb" >"$out/log" 2>&1 ||
-        { cat "$out/log" >&2; exit 1; }
+    # cargo-deb packs no dev profile: the binary stands where it looks for one of
+    # the release profile.
+    mkdir -p "$out/target/release"
+    strip -o "$out/target/release/keymgr-upgrade" "$binary"
+    PATH=$(KEYMGR_LAB=$lab "$repo/tests/lab/cargo_deb.sh"):$PATH CARGO_TARGET_DIR=$out/target \
+        cargo deb --no-build --fast --output "$deb" >"$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
     printf '%s\n' "$stamp" >"$out/stamp"
 fi
 echo "$deb"
