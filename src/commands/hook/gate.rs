@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use super::super::locks::Locks;
 use super::super::look::{Look, look};
 use super::super::{back, run};
-use super::{installed, keep, open_run, say, session, watch_over, worker, write};
+use super::{installed, keep, open_run, packages, say, session, watch_over, worker, write};
 use crate::cli::{Global, Target, Word};
 use crate::command;
 use crate::deployment::{Recorded, record_path, recorded};
@@ -142,7 +142,13 @@ pub(super) fn adopt(session: &Session, given: &Given, run: Option<String>) -> Re
         return Ok(Exit::Done);
     }
     say("This is the code that the open run waits for; services are held.");
-    record(session, given, Begun::Adopted, run)?;
+    let mut work = work(given, Begun::Adopted, run)?;
+    // unattended-upgrades asks twice: what we opened for it is still ours to undo.
+    let opened = |was: &Packages| was.begun == Begun::Opened && (&was.process, &was.run) == (&work.process, &work.run);
+    if packages(&session.host.root)?.as_ref().is_some_and(opened) {
+        work.begun = Begun::Opened;
+    }
+    keep(&session.host.root, &work)?;
     watch_over()?;
     Ok(Exit::Done)
 }

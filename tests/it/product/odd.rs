@@ -27,10 +27,11 @@ fn what_breaks_off_before_the_unpacking_is_undone_by_itself() {
     let product = Product::with_tool();
     product.offer(&["next"]);
     let before = product.picture();
-    // Another hook, which sorts after ours: it refuses, or apt is killed by it.
+    // Another hook, which sorts after ours: it refuses, or apt is killed by it. Our own is asked twice, as some callers do.
+    let gate = "KEYMGR_UPGRADE=gate /usr/lib/keymgr-upgrade/apt-gate";
     for (how, code) in [("exit 1", 100), ("kill -9 $PPID", 137)] {
         let began = product.now();
-        let hook = format!("DPkg::Pre-Install-Pkgs {{ \"{how}\"; }};\n");
+        let hook = format!("DPkg::Pre-Install-Pkgs {{ \"{gate}\"; \"{how}\"; }};\n");
         product.machine.write("/etc/apt/apt.conf.d/zzz-late", &hook);
         let invocations = product.invocations();
         let said = product.apt("upgrade").expect(code);
@@ -169,4 +170,32 @@ fn two_at_once_do_not_disturb_each_other() {
     let said = end(apt).expect(0);
     assert_eq!((product.packages(), product.running()), (format!("installed {NEXT}"), ALL.to_vec()), "{}", said.all());
     product.expect_secrets();
+}
+
+#[test]
+fn unattended_upgrades_does_what_is_allowed_and_ends_in_its_own_error_where_it_is_not() {
+    let product = Product::with_tool();
+    product.offer(&["unattended"]);
+    let _ = product.apt("install --no-install-recommends unattended-upgrades").expect(0);
+    product.put("/etc/apt/apt.conf.d/52lab", "Unattended-Upgrade::Origins-Pattern { \"origin=*\"; };\n");
+
+    product.offer(&["skip"]);
+    let before = (product.picture(), product.invocations());
+    let said = product.run("unattended-upgrade -v").expect(1);
+    said.says("REFUSED: Zed -> 2023.2 skips 2023.1");
+    said.says("Installing the upgrades failed!");
+    product.expect_dpkg_healthy();
+    assert_eq!((product.picture(), product.invocations()), before, "{}", said.all());
+    let _ = product.tool("status").expect(0);
+
+    product.offer(&["next"]);
+    let began = product.now();
+    let said = product.run("unattended-upgrade -v").expect(0);
+    said.says("Done: 2023.1");
+    said.says("All upgrades installed");
+    assert_eq!((product.packages(), product.running()), (format!("installed {NEXT}"), ALL.to_vec()), "{}", said.all());
+    product.watch().expect_down_in_package_work(began);
+    product.expect_dpkg_healthy();
+    product.expect_secrets();
+    let _ = product.tool("status").expect(0);
 }

@@ -17,6 +17,7 @@
 #                     /run/in-postinst where that is, and fails as it fails
 #     skip            that as 1:17.0.0-1: nothing but its number is newer
 #     server          mariadb-server with a higher version
+#     unattended      unattended-upgrades and what it needs
 #
 # $KEYMGR_LAB/product/source is the same deployment without packages: the code of
 # 15.0.1 and 16.0.2 below /opt, `install-barbican VERSION` chooses.
@@ -43,7 +44,8 @@ stamp=$(cat "$0" "$here"/inside/* "$here/../../p11shim/p11shim.c" | sha256sum)
 "$here/../boot-systemd.sh" </dev/null >/dev/null
 say "making $tree (a few minutes)"
 rm -rf "$tree" "$tree.new" "$product/wheel" "$product/stamp"
-cp -a "$lab/systemd-tree" "$tree.new"
+# The tree itself, also where the lab has a link to another one: it is changed.
+cp -aH "$lab/systemd-tree" "$tree.new"
 mkdir -p "$tree.new/srv/lab"
 cp "$here"/inside/* "$tree.new/srv/lab/"
 cp "$lab/libp11shim.so" "$here/../../p11shim/p11.py" "$tree.new/srv/lab/"

@@ -32,6 +32,12 @@ $lab/repack.sh next "1:$release-1" $packages
 $lab/repack.sh broken "1:$release-2" $packages
 $lab/repack.sh skip 1:17.0.0-1 $packages
 $lab/repack.sh server "$server.1" mariadb-server
+# What installs unattended-upgrades; it is in the way of all tests but its own.
+mkdir -p $lab/debian/partial
+apt-get -q install -y --no-install-recommends --download-only -o Dir::Cache::Archives=$lab/debian/ unattended-upgrades
+for package in $(apt-get -q install -s --no-install-recommends unattended-upgrades | sed -n 's/^Inst \([^ ]*\) .*/\1/p'); do
+    $lab/repack.sh unattended "$(dpkg-deb -f $lab/debian/"${package}"_*.deb Version)" "$package"
+done
 rm -rf $lab/debian
 
 # From here on the network is not needed: the test says which repository counts.
