@@ -120,7 +120,7 @@ pub enum Verb {
     },
     /// Go on with an interrupted run
     Resume {
-        /// Go on although the new code asks for steps that were not planned
+        /// Go on although the new code asks for what was not planned
         #[arg(long)]
         accept_changes: bool,
         /// What the operator says of others.

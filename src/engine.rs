@@ -71,6 +71,9 @@ pub enum Ended {
     },
 }
 
+/// What the operator accepted, in the directory of a run.
+const ACCEPTED: &str = "accepted.json";
+
 /// What every run's `backup/` says, until a copy of the database is in it.
 const RESTORE: &str = "\
 How to put things back by hand, without keymgr-upgrade
@@ -125,7 +128,7 @@ impl Run {
         root.make_directory(&directory.join("backup"), 0o700)?;
         root.write(&directory.join("plan.json"), &serde_json::to_vec_pretty(&plan)?, journal::private())?;
         root.write(&directory.join("baseline.json"), baseline.as_bytes(), journal::private())?;
-        root.write(&directory.join("accepted.json"), &serde_json::to_vec(accepted)?, journal::private())?;
+        root.write(&directory.join(ACCEPTED), &serde_json::to_vec(accepted)?, journal::private())?;
         root.write(&directory.join("backup/RESTORE.txt"), RESTORE.as_bytes(), journal::private())?;
         let (mut journal, _) = Journal::open(root, &directory)?;
         let event = Event::Open { format: journal::FORMAT, plan: plan.digest(), by: by.to_owned() };
@@ -256,6 +259,32 @@ impl Run {
         })
     }
 
+    /// Records why the run stops at step `index`, or just before it.
+    ///
+    /// # Errors
+    /// If the journal cannot be written.
+    pub fn failed(&mut self, index: usize, error: &anyhow::Error) -> Result<()> {
+        self.record(Event::StepFailed { step: index, error: format!("{error:#}") })
+    }
+
+    /// The ids of notes and findings that were accepted for this run.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn accepted(&self, root: &Root) -> Result<Vec<String>> {
+        root.read_json(&self.directory.join(ACCEPTED))
+    }
+
+    /// Adds to them.
+    ///
+    /// # Errors
+    /// If they cannot be read or written.
+    pub fn accept(&self, root: &Root, ids: &[String]) -> Result<()> {
+        let mut accepted = self.accepted(root)?;
+        accepted.extend_from_slice(ids);
+        root.write(&self.directory.join(ACCEPTED), &serde_json::to_vec(&accepted)?, journal::private())
+    }
+
     /// Replaces the second half by `plan`'s, made on the facts after the code was installed.
     ///
     /// # Errors
@@ -276,7 +305,9 @@ impl Run {
         let released = steps.iter().position(|s| matches!(s, Step::UnholdUnits { .. }));
         let begun = released.is_some_and(|i| self.state.get(i).undo.is_some());
         for (index, step) in steps.iter().enumerate() {
-            if self.state.get(index).done.is_some() && (begun || !self.looks_again(step)) {
+            // What was started may have fallen since, or not have come back with the host.
+            let again = matches!(step, Step::StartUnits { .. }) || !begun && self.looks_again(step);
+            if self.state.get(index).done.is_some() && !again {
                 continue;
             }
             // Between stopping and holding there is no border: what was not running could be started there.
@@ -312,7 +343,7 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
-                    if let Err(second) = self.record(Event::StepFailed { step: index, error: format!("{error:#}") }) {
+                    if let Err(second) = self.failed(index, &error) {
                         return Err(error.context(format!("{second:#}")));
                     }
                     return Ok(Ended::Failed { step: index, error });

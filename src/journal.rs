@@ -294,7 +294,10 @@ impl RunState {
                 self.step(*step).error = Some(error.clone());
                 self.error = Some(error.clone());
             }
-            Event::Waiting { .. } => self.phase = Phase::Waiting,
+            Event::Waiting { .. } => {
+                self.phase = Phase::Waiting;
+                self.error = None;
+            }
             Event::Replanned { plan } => {
                 self.replanned = Some(plan.clone());
                 self.phase = Phase::Forward;

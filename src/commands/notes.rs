@@ -1,12 +1,14 @@
 //! `notes`: the release notes that apply to this deployment.
 
+use anyhow::anyhow;
 use serde_json::json;
 
 use super::look::look;
 use super::{Outcome, Session};
 use crate::cli::Target;
 use crate::deployment::Depth;
-use crate::error::Exit;
+use crate::engine::Run;
+use crate::error::{Exit, Failure};
 use crate::release::{Applicable, Note, Severity, Truth};
 use crate::ui::Ui;
 
@@ -34,6 +36,37 @@ pub(super) fn notes(session: &mut Session, target: &Target, all: bool) -> Outcom
     session.ui.line("");
     session.ui.line(format!("{} notes, {critical} critical.", look.notes.len()));
     Ok((Exit::Done, format!("{next} {}", look.arguments())))
+}
+
+/// Stops a run behind whose back a critical note has come to apply, by what its packages brought or by what somebody changed meanwhile.
+///
+/// # Errors
+/// If nobody has approved the note, and `accept` is not the word for it.
+pub(super) fn approved(
+    session: &mut Session,
+    run: &Run,
+    notes: &[Applicable<'static, Note>],
+    accept: bool,
+) -> Result<(), Failure> {
+    let mut known = run.accepted(&session.host.root)?;
+    known.extend(session.host.settings.acknowledged.iter().cloned());
+    let new = |n: &&Applicable<'static, Note>| n.what.severity == Severity::Critical && !known.contains(&n.what.id);
+    let new: Vec<_> = notes.iter().filter(new).cloned().collect();
+    let ids: Vec<String> = new.iter().map(|n| n.what.id.clone()).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    if accept {
+        return Ok(run.accept(&session.host.root, &ids)?);
+    }
+    session.ui.line("What a release asks for applies here now, and did not when the upgrade began:");
+    show(&mut session.ui, &new, Severity::Critical);
+    let error = anyhow!("critical notes that nobody approved apply now: {}", ids.join(", "));
+    Err(Failure::new(Exit::Interrupted, error)
+        .hint("do what they ask, then: keymgr-upgrade resume")
+        .hint("or accept them: keymgr-upgrade resume --accept-changes")
+        .hint("or go back: keymgr-upgrade rollback")
+        .next("status"))
 }
 
 fn to_json(note: &Applicable<'static, Note>) -> serde_json::Value {

@@ -172,8 +172,10 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 done(session, &run, &site)
             }
             Ended::Code => {
-                awaited::wait(session, &mut site)?;
-                replan(session, &mut run, false)?;
+                let reached = awaited::wait(session, &mut site);
+                recorded(&mut run, reached)?;
+                let planned = replan(session, &mut run, false);
+                recorded(&mut run, planned)?;
                 continue;
             }
             Ended::Waiting(release) => waiting(session, &release),
@@ -338,14 +340,25 @@ fn taken_up(session: &mut Session, locks: Locks, id: &str, state: &RunState, acc
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
     let arrived = code.is_some_and(|c| run.state.get(c).undo.is_some()) && has_code(session, &run.plan.to)?;
     if in_second || arrived {
-        awaited::wait(session, &mut site)?;
+        let reached = awaited::wait(session, &mut site);
+        recorded(&mut run, reached)?;
     }
     guard(session, &mut run, &site, word)?;
     let acted = code.is_some_and(|c| (c + 1..run.plan.steps.len()).any(|i| run.state.get(i).undo.is_some()));
     if in_second && !acted {
-        replan(session, &mut run, accept_changes)?;
+        let planned = replan(session, &mut run, accept_changes);
+        recorded(&mut run, planned)?;
     }
     forward(session, run, site, false)
+}
+
+/// Keeps why the second half cannot begin, for `status` to say.
+fn recorded<E: Into<Failure>>(run: &mut Run, result: Result<(), E>) -> Result<(), Failure> {
+    let result = result.map_err(Into::into);
+    if let (Err(failure), Some(code)) = (&result, run.plan.code()) {
+        run.failed(code + 1, &failure.error)?;
+    }
+    result
 }
 
 /// Whether the code of this release is installed.
@@ -370,6 +383,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     let path: Vec<&'static Release> = run.plan.path.iter().filter_map(|id| catalogue.by_id(id)).collect();
     let stop =
         |error: anyhow::Error| Failure::new(Exit::Interrupted, error).hint("or go back: keymgr-upgrade rollback");
+    super::notes::approved(session, run, &catalogue.notes(from, &path, &deployment.facts), accept_changes)?;
     let draft = crate::plan::upgrade(&deployment, &session.host, &path)?;
     if let Some(why) = draft.unknown.as_ref() {
         return Err(stop(anyhow!("{why}")).next("resume   (when that is repaired)"));

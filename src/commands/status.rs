@@ -83,7 +83,7 @@ fn open(session: &mut Session, id: &str, state: &RunState, at_work: Option<&str>
     let next = (0..total).find(|i| state.get(*i).done.is_none()).unwrap_or(total);
     let words = match (state.phase, at_work) {
         (_, Some(_)) => "RUNNING",
-        (Phase::Waiting, None) => "WAITING for the code",
+        (Phase::Waiting, None) if state.error.is_none() => "WAITING for the code",
         (Phase::RollingBack, None) => "INTERRUPTED while going back",
         _ => "INTERRUPTED",
     };

@@ -51,7 +51,8 @@ pub(super) fn lines(session: &Session) -> Result<Vec<String>, Failure> {
     let root = &session.host.root;
     if let Some(run) = open_run(session)? {
         let (error, at) = session.open_run()?.map_or((false, 0), |(_, state)| (state.error.is_some(), state.times.1));
-        return Ok(of_run(&run, error, at));
+        let down = !crate::units::all_held(root)?.is_empty();
+        return Ok(of_run(&run, down, error, at));
     }
     let settled = |to: &str| recorded(root).ok().flatten().is_some_and(|record| record.release == to);
     if root.exists(&hop_path()) {
@@ -74,7 +75,8 @@ pub(super) fn lines(session: &Session) -> Result<Vec<String>, Failure> {
     Ok(Vec::new())
 }
 
-fn of_run(run: &OpenRun, failed: bool, at: u64) -> Vec<String> {
+/// `down`: its services are held. Before that, and at the very end, they are not.
+fn of_run(run: &OpenRun, down: bool, failed: bool, at: u64) -> Vec<String> {
     let way = format!("{} -> {}", name(&run.from), name(&run.to));
     let what = match (run.awaits, failed) {
         (Awaits::New, false) if !run.past_code => "waits for its packages".to_owned(),
@@ -83,6 +85,9 @@ fn of_run(run: &OpenRun, failed: bool, at: u64) -> Vec<String> {
         (_, true) => format!("stopped at {}", time::clock(at)),
         (_, false) => "is not finished".to_owned(),
     };
+    if !down {
+        return vec![format!("Barbican's upgrade {way} {what}"), "Run: keymgr-upgrade status".to_owned()];
+    }
     vec![
         format!("BARBICAN IS DOWN: upgrade {way} {what}"),
         "Nothing is lost. Do not start it by hand. Run: keymgr-upgrade status".to_owned(),
@@ -120,9 +125,11 @@ mod tests {
                 past_code,
                 going_back: awaits == Awaits::Old,
             };
-            let text = framed(&of_run(&run, failed, 1_795_312_684));
-            assert!(text.lines().all(|l| l.len() <= 80 && l.ends_with(" ***")), "{text}");
-            assert!(text.starts_with("*** BARBICAN IS DOWN: upgrade Zed -> 2023.1 "), "{text}");
+            for (down, begins) in [(true, "BARBICAN IS DOWN: upgrade"), (false, "Barbican's upgrade")] {
+                let text = framed(&of_run(&run, down, failed, 1_795_312_684));
+                assert!(text.lines().all(|l| l.len() <= 80 && l.ends_with(" ***")), "{text}");
+                assert!(text.starts_with(&format!("*** {begins} Zed -> 2023.1 ")), "{text}");
+            }
         }
     }
 }
