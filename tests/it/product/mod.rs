@@ -17,6 +17,7 @@ mod refusals;
 mod service;
 mod suite;
 mod table;
+mod table_apt;
 mod upgrade;
 mod watch;
 
@@ -33,6 +34,7 @@ pub(crate) const ALL: [&str; 3] = [API, WORKER, LISTENER];
 pub(crate) const ZED: &str = "1:15.0.1-2";
 pub(crate) const SAME: &str = "1:15.0.1-2.1";
 pub(crate) const NEXT: &str = "1:16.0.2-1";
+pub(crate) const SKIP: &str = "1:17.0.0-1";
 pub(crate) const BROKEN: &str = "1:16.0.2-2";
 /// Where a test has put our package inside.
 pub(crate) const DEB: &str = "/srv/lab/keymgr-upgrade.deb";

@@ -2,11 +2,11 @@
 //! the code by apt, once from its source. What is to hold every time: the package manager is healthy, nothing runs on a deployment that is half one
 //! thing and half the other, and the screen says what to do next.
 
-use super::{ALL, NEXT, Picture, Product, ZED, at};
+use super::{Picture, Product};
 use crate::common::Said;
 
 /// Where it is broken off: the station, and the crash point in the process that does it.
-type Station = (&'static str, &'static str);
+pub(super) type Station = (&'static str, &'static str);
 
 const SOURCE: [Station; 7] = [
     ("before stop", "step prepared:1"),
@@ -22,14 +22,16 @@ const UPGRADE: &str = "upgrade --to 2023.1 --fast-forward --yes";
 const CRASH: &str = "/run/systemd/system/keymgr-upgrade.service.d/crash.conf";
 
 /// A host and what it looks like before and after an upgrade that nobody disturbs.
-struct Table {
-    product: Product,
-    before: Picture,
-    after: Picture,
+pub(super) struct Table {
+    pub(super) product: Product,
+    pub(super) before: Picture,
+    pub(super) after: Picture,
+    /// How the code comes, and what happens to it, for the lines that are printed.
+    pub(super) way: &'static str,
 }
 
 impl Table {
-    fn source() -> Self {
+    fn source(way: &'static str) -> Self {
         let product = Product::from_source();
         product.ok("/srv/lab/from-bullseye && /srv/lab/old-signatures");
         product.machine.write(
@@ -44,28 +46,67 @@ impl Table {
         product.expect_secrets();
         let after = product.picture();
         assert_ne!((&before.code, &before.database, &before.files), (&after.code, &after.database, &after.files));
-        let table = Self { product, before, after };
-        table.back("at first");
+        let table = Self { product, before, after, way };
+        table.back("undisturbed");
         table
     }
 
     /// Rolls back, and everything is as it was before.
     #[track_caller]
-    fn back(&self, station: &str) {
+    pub(super) fn back(&self, station: &str) {
         let said = self.product.tool("rollback --yes").expect(0);
-        assert_eq!(self.product.picture(), self.before, "{station}: {}", said.all());
+        self.expect_before(station, "rollback", &said);
     }
 
     /// Resumes, and everything is as if nothing had happened.
     #[track_caller]
-    fn resumed(&self, station: &str) {
+    pub(super) fn resumed(&self, station: &str) {
         let said = self.product.tool("resume").expect(0);
-        assert_eq!(self.product.picture(), self.after, "{station}: {}", said.all());
+        self.expect_after(station, "resume", &said);
+    }
+
+    #[track_caller]
+    pub(super) fn expect_before(&self, station: &str, what: &str, said: &Said) {
+        let now = self.product.picture();
+        self.line(station, what, said, &now);
+        assert_eq!(now, self.before, "{station}: {}", said.all());
+    }
+
+    #[track_caller]
+    pub(super) fn expect_after(&self, station: &str, what: &str, said: &Said) {
+        let now = self.product.picture();
+        self.line(station, what, said, &now);
+        assert_eq!(now, self.after, "{station}: {}", said.all());
+    }
+
+    /// A line of the table: station, what happened; exit code; code, database, files, units; what the screen said. `--no-capture` shows it.
+    #[expect(clippy::print_stdout, reason = "a table to be quoted")]
+    fn line(&self, station: &str, what: &str, said: &Said, now: &Picture) {
+        let part = |now: &String, before: &String, after: &String| match now {
+            // The digest of nothing.
+            now if now.starts_with("e3b0c442") => "down",
+            now if now == before => "old",
+            now if now == after => "new",
+            _ => "between",
+        };
+        let (before, after) = (&self.before, &self.after);
+        let held = now.units.values().any(|unit| unit.contains("keymgr-upgrade-hold"));
+        let up = now.units.values().filter(|unit| unit.lines().any(|l| l == "active")).count();
+        let units = if held { format!("held, {up} up") } else { format!("{up} up") };
+        println!(
+            "{:15} {station:13} {what:9} {:>3}  {:8}{:8}{:8}{units:11}{}",
+            self.way,
+            said.code,
+            part(&now.code, &before.code, &after.code),
+            part(&now.database, &before.database, &after.database),
+            part(&now.files, &before.files, &after.files),
+            told(said)
+        );
     }
 
     /// What always holds: a run is open and says what is next, dpkg is healthy, and what runs has code, data and files that belong together.
     #[track_caller]
-    fn expect_open(&self, station: &str, said: &Said) {
+    pub(super) fn expect_open(&self, station: &str, what: &str, said: &Said) {
         let all = said.all();
         let status = self.product.tool("status").expect(4);
         assert!(
@@ -75,6 +116,7 @@ impl Table {
         );
         self.product.expect_dpkg_healthy();
         let now = self.product.picture();
+        self.line(station, what, said, &now);
         let whole = [&self.before, &self.after]
             .iter()
             .any(|p| (&p.code, &p.database, &p.files) == (&now.code, &now.database, &now.files));
@@ -84,26 +126,56 @@ impl Table {
         }
     }
 
+    /// Who logs in after a boot is told where to look.
+    #[track_caller]
+    pub(super) fn expect_told_at_boot(&self, station: &str) {
+        let motd = self.product.ok("cat /run/motd.d/keymgr-upgrade");
+        assert!(motd.contains("keymgr-upgrade status"), "{station}: {motd}");
+        let up = self.product.running().len();
+        assert_eq!(motd.contains("BARBICAN IS DOWN"), up == 0, "{station}: {up} up: {motd}");
+    }
+
     /// Has the service end in SIGKILL at this point of its next run.
-    fn crash_at(&self, point: &str) {
+    pub(super) fn crash_at(&self, point: &str) {
         self.product.put(CRASH, &format!("[Service]\nEnvironment=\"KEYMGR_UPGRADE_CRASH_AT={point}\"\n"));
         self.product.ok("systemctl daemon-reload");
     }
 
-    fn crash_no_more(&self) {
+    pub(super) fn crash_no_more(&self) {
         self.product.ok(&format!("rm -f {CRASH}; systemctl daemon-reload"));
     }
 }
 
+/// The line of the screen that says what came of it.
+fn told(said: &Said) -> String {
+    let words = [
+        "Done",
+        "Rolled back",
+        "REFUSED",
+        "STOPPED",
+        "Failed",
+        "HELD",
+        "WAITING",
+        "keymgr-upgrade.service was",
+        "data and files are back",
+        "E: ",
+        "Next: ",
+    ];
+    let all = said.all();
+    let all = all.replace("keymgr-upgrade: ", "").replace("REFUSED:\n", "REFUSED: ");
+    let found = words.iter().find_map(|word| all.lines().find(|line| line.starts_with(word)));
+    found.or_else(|| all.lines().last()).unwrap_or_default().chars().take(80).collect()
+}
+
 #[test]
 fn from_source_killed_at_each_station() {
-    let table = Table::source();
+    let table = Table::source("source, killed");
     for (station, point) in SOURCE {
         for again in [Table::resumed, Table::back] {
             table.crash_at(point);
             let said = table.product.tool(UPGRADE).expect(4);
             table.crash_no_more();
-            table.expect_open(station, &said);
+            table.expect_open(station, "killed", &said);
             again(&table, station);
             if table.product.picture() != table.before {
                 table.back(station);
@@ -114,15 +186,14 @@ fn from_source_killed_at_each_station() {
 
 #[test]
 fn from_source_without_power_at_each_station() {
-    let mut table = Table::source();
+    let mut table = Table::source("source, power");
     for (index, (station, point)) in SOURCE.into_iter().enumerate() {
         table.crash_at(point);
         let said = table.product.tool(UPGRADE).expect(4);
         table.product.machine.cut_power();
         table.product.script("/run/upgrade-command", "install-barbican 16.0.2");
-        table.expect_open(station, &said);
-        let motd = table.product.ok("cat /run/motd.d/keymgr-upgrade");
-        assert!(motd.contains("keymgr-upgrade status"), "{station}: {motd}");
+        table.expect_open(station, "power cut", &said);
+        table.expect_told_at_boot(station);
         if index % 2 == 0 {
             table.resumed(station);
         }
@@ -133,18 +204,27 @@ fn from_source_without_power_at_each_station() {
     }
 }
 
-const PASTE: &str = "/etc/barbican/barbican-api-paste.ini";
+pub(super) const PASTE: &str = "/etc/barbican/barbican-api-paste.ini";
+
+/// In a script: the listener will not live longer than a second once it is started.
+pub(super) const SHORT_LIVED: &str = "mkdir -p /run/systemd/system/barbican-keystone-listener.service.d; \
+    printf \"[Service]\\\\nRuntimeMaxSec=1\\\\nRestart=no\\\\n\" >/run/systemd/system/barbican-keystone-listener.service.d/lab.conf; \
+    systemctl daemon-reload";
+
+/// Has a unit do something that it is not to do, until the next boot.
+pub(super) fn drop_in(unit: &str, line: &str) -> String {
+    let directory = format!("/run/systemd/system/{unit}.d");
+    format!("mkdir -p {directory} && printf '[Service]\\n{line}\\n' >{directory}/lab.conf && systemctl daemon-reload")
+}
+
+pub(super) fn no_drop_in(unit: &str) -> String {
+    format!("rm -rf /run/systemd/system/{unit}.d && systemctl daemon-reload")
+}
 
 #[test]
 fn from_source_failing_at_each_station() {
-    let table = Table::source();
-    let drop_in = |unit: &str, line: &str| {
-        format!(
-            "mkdir -p /run/systemd/system/{unit}.d && printf '[Service]\\n{line}\\n' >/run/systemd/system/{unit}.d/lab.conf && systemctl daemon-reload"
-        )
-    };
-    let no_drop_in = |unit: &str| format!("rm -r /run/systemd/system/{unit}.d && systemctl daemon-reload");
-    let cells: [(&str, String, i32, String); 6] = [
+    let table = Table::source("source, failure");
+    let cells: [(&str, String, i32, String); 7] = [
         (
             "before stop",
             "sed -i 's/^login = 1234/login = 4321/' /etc/barbican/barbican.conf".to_owned(),
@@ -182,6 +262,15 @@ fn from_source_failing_at_each_station() {
             4,
             no_drop_in("barbican-worker.service"),
         ),
+        (
+            "after start",
+            format!("printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\n{SHORT_LIVED}\\n' >/run/upgrade-command"),
+            4,
+            format!(
+                "{}; printf '#!/bin/sh -e\\ninstall-barbican 16.0.2\\n' >/run/upgrade-command",
+                no_drop_in("barbican-keystone-listener.service")
+            ),
+        ),
     ];
     for (index, (station, cause, code, mend)) in cells.iter().enumerate() {
         let rounds: &[usize] = if *code == 4 { &[0, 1] } else { &[index] };
@@ -190,14 +279,14 @@ fn from_source_failing_at_each_station() {
             let said = table.product.tool(UPGRADE).expect(*code);
             assert!(said.all().contains("Next: "), "{station}: {}", said.all());
             if *code == 4 {
-                table.expect_open(station, &said);
+                table.expect_open(station, "failure", &said);
                 // Again, before the cause is gone.
                 let said = table.product.tool("resume").expect(4);
-                table.expect_open(station, &said);
+                table.expect_open(station, "resume", &said);
             }
             table.product.ok(mend);
             if *code != 4 {
-                assert_eq!(table.product.picture(), table.before, "{station}: {}", said.all());
+                table.expect_before(station, "failure", &said);
                 let _ = table.product.tool("status").expect(0);
             } else if *round == 0 {
                 table.resumed(station);
@@ -207,80 +296,4 @@ fn from_source_failing_at_each_station() {
             }
         }
     }
-}
-
-/// The same by apt: the gate's half in apt's own process, the other in the service.
-const APT: [Station; 7] = [
-    ("before stop", "gate step prepared:1"),
-    ("after stop", "gate step applied:1"),
-    ("after unpack", "step prepared:1"),
-    ("after schema", "step applied:1"),
-    ("after data", "step applied:2"),
-    ("after files", "step applied:4"),
-    ("after start", "step applied:7"),
-];
-
-impl Table {
-    fn apt() -> Self {
-        let product = Product::boot();
-        product.ok("/srv/lab/from-bullseye && /srv/lab/old-signatures && systemctl restart barbican-api");
-        product.install_tool();
-        product.offer(&["zed", "next"]);
-        let before = product.picture();
-        let _ = product.apt("upgrade").expect(0);
-        product.expect_secrets();
-        let after = product.picture();
-        let table = Self { product, before, after };
-        table.apt_back("at first");
-        table
-    }
-
-    /// Rolls back; the old packages are asked for by name, and passed by the gate.
-    #[track_caller]
-    fn apt_back(&self, station: &str) {
-        let said = self.product.tool("rollback --yes").expect(4);
-        said.says(ZED);
-        self.expect_open(station, &said);
-        let said = self.product.apt(&format!("install --allow-downgrades {}", at(ZED))).expect(0);
-        self.product.wait_for_end_of("keymgr-upgrade.service");
-        assert_eq!(self.product.picture(), self.before, "{station}: {}", said.all());
-        let _ = self.product.tool("status").expect(0);
-    }
-}
-
-fn apt_killed(choose: impl Fn(usize) -> bool) {
-    let table = Table::apt();
-    for (index, (station, point)) in APT.into_iter().enumerate() {
-        if let Some(point) = point.strip_prefix("gate ") {
-            // Whoever kills the gate makes apt refuse; the watch gives back what it held.
-            let line = format!("KEYMGR_UPGRADE_CRASH_AT='{point}' apt-get -q -y -o Dpkg::Use-Pty=0 upgrade");
-            let said = table.product.run(&line).expect(100);
-            table.product.wait_for_end_of("keymgr-upgrade-watch.service");
-            assert_eq!(table.product.picture(), table.before, "{station}: {}", said.all());
-            let _ = table.product.tool("status").expect(0);
-            continue;
-        }
-        table.crash_at(point);
-        let said = table.product.apt("upgrade").expect(0);
-        table.crash_no_more();
-        assert_eq!(table.product.packages(), format!("installed {NEXT}"));
-        assert!(said.all().contains("Next: "), "{station}: {}", said.all());
-        table.expect_open(station, &said);
-        if choose(index) {
-            table.resumed(station);
-        }
-        table.apt_back(station);
-    }
-    assert_eq!(table.product.running(), ALL);
-}
-
-#[test]
-fn by_apt_killed_at_each_station() {
-    apt_killed(|index| index % 2 == 0);
-}
-
-#[test]
-#[ignore = "the other half of by_apt_killed_at_each_station"]
-fn by_apt_killed_at_each_station_the_other_way() {
-    apt_killed(|index| index % 2 == 1);
 }
