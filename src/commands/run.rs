@@ -367,6 +367,12 @@ fn has_code(session: &Session, release: &str) -> Result<bool, Failure> {
     Ok(matches!(code, Code::At { release: Some(now), .. } if now == release))
 }
 
+/// The titles of those steps that are of no kind of the others.
+fn of_other_kinds(steps: &[Step], others: &[Step]) -> Vec<String> {
+    let kinds: Vec<_> = others.iter().map(std::mem::discriminant).collect();
+    steps.iter().filter(|s| !kinds.contains(&std::mem::discriminant(*s))).map(Step::title).collect()
+}
+
 /// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
 /// shown is gone for any other reason than that somebody else has done it.
 fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<(), Failure> {
@@ -406,11 +412,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
         Step::EditFile { .. } => session.host.settings.edit_files,
         _ => false,
     };
-    let title = |steps: &[Step], other: &[Step]| -> Vec<String> {
-        let kinds: Vec<_> = other.iter().map(std::mem::discriminant).collect();
-        steps.iter().filter(|s| !kinds.contains(&std::mem::discriminant(*s))).map(Step::title).collect()
-    };
-    let gone = title(&old.iter().filter(|s| !done_by_others(s)).cloned().collect::<Vec<_>>(), &new);
+    let gone = of_other_kinds(&old.iter().filter(|s| !done_by_others(s)).cloned().collect::<Vec<_>>(), &new);
     if !gone.is_empty() {
         return Err(stop(anyhow!(
             "steps that were planned are gone: {}; put settings and data back as they were",
@@ -423,7 +425,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     }
     // What only looks, or holds more, may be added by a newer version of this program or of Barbican's packages.
     let harmless = |s: &Step| matches!(s, Step::VerifyService { .. } | Step::HoldUnits { .. });
-    let added = title(&new.iter().filter(|s| !harmless(s)).cloned().collect::<Vec<_>>(), &old);
+    let added = of_other_kinds(&new.iter().filter(|s| !harmless(s)).cloned().collect::<Vec<_>>(), &old);
     if !added.is_empty() && !accept_changes {
         return Err(stop(anyhow!("the new code asks for steps that were not planned: {}", added.join(", ")))
             .hint("accept them: keymgr-upgrade resume --accept-changes")
