@@ -241,7 +241,7 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
             }
         }
     }
-    packages::judge(deployment, all);
+    packages::judge(case, all);
     mid_hop(case, all);
 }
 

@@ -73,44 +73,21 @@ if [ ! -d "$tree" ]; then
     rm -rf "$tree.new"/var/cache/apt/archives/*.deb
     mv "$tree.new" "$tree"
 fi
-# rpm's database is where distributions have it since Fedora 36. What rpm and
-# dnf find missing in a tree of dpkg's, a package without files provides.
 add_rpm() {
     rm -rf "$tree-rpm.new"
     cp -a "$tree" "$tree-rpm.new"
     tree=$tree-rpm.new
     cp /etc/resolv.conf "$tree/etc/resolv.conf"
-    printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
-    chmod 755 "$tree/usr/sbin/policy-rc.d"
-    chroot "$tree" sh -ec '
-        export DEBIAN_FRONTEND=noninteractive
-        apt-get -q update
-        apt-get -q install -y --no-install-recommends rpm dnf createrepo-c
-        apt-get clean
-        mkdir -p /usr/lib/sysimage/rpm /etc/rpm /etc/yum.repos.d
-        rm -rf /var/lib/rpm
-        ln -s ../../usr/lib/sysimage/rpm /var/lib/rpm
-        echo "%_dbpath /usr/lib/sysimage/rpm" >/etc/rpm/macros.dbpath
-        rpm --initdb
-        cat >/tmp/base.spec <<SPEC
-Name: base
-Version: 1
-Release: 1
-Summary: What dpkg has brought
-License: none
-BuildArch: noarch
-Provides: /bin/sh
-%description
-%files
-SPEC
-        rpmbuild -bb --quiet --define "_topdir /tmp/base" /tmp/base.spec
-        rpm -i /tmp/base/RPMS/noarch/*.rpm
-        rm -rf /tmp/base /tmp/base.spec'
-    rm -f "$tree/usr/sbin/policy-rc.d"
+    cp "$here/add-rpm.sh" "$tree/tmp/"
+    chroot "$tree" /tmp/add-rpm.sh
+    rm -f "$tree/tmp/add-rpm.sh"
+    rm -rf "$lab/systemd-tree-rpm"
     mv "$tree" "$lab/systemd-tree-rpm"
+    printf '%s\n' "$stamp" >"$lab/systemd-tree-rpm.stamp"
 }
 if [ -n "$rpm" ]; then
-    if [ ! -d "$tree-rpm" ]; then
+    stamp=$(sha256sum <"$here/add-rpm.sh")
+    if [ "$(cat "$tree-rpm.stamp" 2>/dev/null)" != "$stamp" ]; then
         say "adding rpm and dnf in $tree-rpm (a minute)"
         add_rpm >"$lab/systemd-tree-rpm.log" 2>&1 || die "that failed, see $lab/systemd-tree-rpm.log"
     fi

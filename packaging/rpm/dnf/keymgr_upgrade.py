@@ -1,7 +1,8 @@
 # What dnf has resolved is shown to keymgr-upgrade before anything is fetched,
 # and refused where it would take OpenStack Barbican a way that its data cannot
-# go. What does not touch Barbican is passed over here; without the program
-# this plugin is silent. [hooks] mode in /etc/keymgr-upgrade/keymgr-upgrade.conf
+# go. What touches neither Barbican nor keymgr-upgrade itself, whose triggers ask
+# what is being done, is passed over here; without the program this plugin is
+# silent. [hooks] mode in /etc/keymgr-upgrade/keymgr-upgrade.conf
 # switches it off.
 
 import json
@@ -37,17 +38,17 @@ class KeymgrUpgrade(dnf.Plugin):
         come, go = transaction.install_set, transaction.remove_set
         removed = [p for p in go if 'barbican' in p.name]
         installed = [p for p in come if 'barbican' in p.name]
-        if removed or installed:
+        coming, going = {p.name for p in come}, {p.name for p in go}
+        if removed or installed or OURSELVES in coming | going:
             self.ask('dnf-gate', json.dumps({
                 'format': 1,
                 'command': ' '.join(sys.argv),
                 'installroot': conf.installroot,
-                'packages': len({p.name for p in come} | {p.name for p in go}),
+                'packages': len(coming | going),
                 'removed': [described(p) for p in removed],
                 'installed': [described(p) for p in installed],
             }))
-        names = {p.name for p in go} - {p.name for p in come}
-        if OURSELVES in names and conf.installroot == '/':
+        if OURSELVES in going - coming and conf.installroot == '/':
             self.ask('removal', '')
 
     def ask(self, hook, text):

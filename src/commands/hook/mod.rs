@@ -43,7 +43,7 @@ pub(super) fn hook(global: Global, name: Hook) -> Exit {
         Hook::Trigger => scripts::trigger(global),
         Hook::Boot => scripts::boot(global),
         Hook::Installed => scripts::installed(global),
-        Hook::Removal => scripts::removal(&global),
+        Hook::Removal => scripts::removal(global),
     };
     match result {
         Ok(exit) => exit,

@@ -27,7 +27,12 @@ pub(super) fn gate(global: Global) -> Result<Exit, Failure> {
     let mut input = String::new();
     std::io::stdin().lock().read_to_string(&mut input).context("reading what dnf is about to do")?;
     let given = hook::resolved(&input)?;
-    if given.changes.is_empty() || given.elsewhere {
+    if given.elsewhere {
+        return Ok(Exit::Done);
+    }
+    if given.changes.is_empty() {
+        // Our triggers run also where only we ourselves come or go: they are to know that Barbican does not.
+        note(&Root::open(&global.root)?, &given)?;
         return Ok(Exit::Done);
     }
     let mut session = session(global, &given.command)?;

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 
 use super::super::units;
-use super::{keep, notice, open_run, refresh, say, session, watch_over, worker, write};
+use super::{keep, notice, open_run, packages, refresh, say, session, watch_over, work, worker, write};
 use crate::cli::{Global, Units};
 use crate::command;
 use crate::deployment::{Code, Deployment, Depth, Recorded, record_path, recorded};
@@ -79,8 +79,14 @@ pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
 }
 
 /// Refuses to be removed while a run is open, or services are held, which nobody else could release. Nothing else is asked: settings that do not parse must not keep anybody from removing us.
-pub(super) fn removal(global: &Global) -> Result<Exit, Failure> {
+///
+/// Where nobody tells what rpm does, our own trigger holds the services at our removal too: that hold goes with us.
+pub(super) fn removal(global: Global) -> Result<Exit, Failure> {
     let root = Root::open(&global.root)?;
+    let ours = |record: Packages| record.begun == Begun::Held && record.process.is_above_us();
+    if packages(&root).is_ok_and(|record| record.is_some_and(ours)) {
+        work::after(global)?;
+    }
     let Some(id) = journal::current(&root) else { return not_held(&root) };
     let state = RunState::replay(&Journal::read(&root, &journal::run_directory(&id))?);
     if matches!(state.phase, Phase::Done | Phase::RolledBack) {

@@ -1,4 +1,5 @@
-//! Debian's own Barbican, upgraded by apt and dpkg with our package installed, in a booted container (tests/lab/product). Needs root.
+//! Debian's own Barbican, upgraded by apt and dpkg with our package installed, and one of RDO's kind by dnf and rpm, in a booted container
+//! (tests/lab/product). Needs root.
 //!
 //! What ran when is taken from systemd's journal, and what dpkg did from dpkg's status lines in the same journal: nothing here believes our own word.
 
@@ -13,6 +14,7 @@ mod after;
 mod control;
 mod image;
 mod odd;
+mod rdo;
 mod refusals;
 mod service;
 mod suite;
@@ -25,6 +27,12 @@ pub(crate) use watch::{Watch, What};
 
 /// The barbican units of Debian.
 pub(crate) const UNITS: [&str; 3] = [API, WORKER, LISTENER];
+/// Those of RDO, in the same order.
+pub(crate) const RDO: [&str; 3] = [
+    "openstack-barbican-api.service",
+    "openstack-barbican-worker.service",
+    "openstack-barbican-keystone-listener.service",
+];
 /// The packages, as dpkg lists them.
 pub(crate) const PACKAGES: &str =
     "barbican-api barbican-common barbican-keystone-listener barbican-worker python3-barbican";
@@ -42,11 +50,19 @@ pub(crate) const DEB: &str = "/srv/lab/keymgr-upgrade.deb";
 /// What is laid over the tree before it boots.
 const OVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/product/root");
 
-/// A host with Debian's Barbican 15.0.1, its services up.
+/// Where a host has its Barbican from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Dpkg,
+    Rpm,
+    /// It is below /opt.
+    Source,
+}
+
+/// A host with Barbican 15.0.1, its services up.
 pub(crate) struct Product {
     pub(crate) machine: Machine,
-    /// Whether its code comes from packages; from source it is below /opt.
-    packaged: bool,
+    origin: Origin,
 }
 
 impl Product {
@@ -57,9 +73,20 @@ impl Product {
 
     /// Boots the one whose code is installed from its source, and installs our package.
     pub(crate) fn from_source() -> Self {
-        let product = Self { packaged: false, ..Self::boot_tree("source") };
+        let product = Self { origin: Origin::Source, ..Self::boot_tree("source") };
         product.install_tool();
         product
+    }
+
+    /// Boots the one with rpm and dnf, in which no Barbican is installed, but its database, its token and the operator's barbican.conf are there.
+    pub(crate) fn without_barbican() -> Self {
+        let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("rpm");
+        Self { machine: Machine::boot_with(&["--tree", tree.to_str().unwrap(), OVER]), origin: Origin::Rpm }
+    }
+
+    /// Barbican's units here.
+    fn units(&self) -> [&'static str; 3] {
+        if self.origin == Origin::Rpm { RDO } else { UNITS }
     }
 
     /// Lays what is in `over` over the packaged one, runs /srv/lab/in-chroot in it as in any directory with a Debian, and boots it.
@@ -69,14 +96,14 @@ impl Product {
         assert!(copied.success());
         let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("tree");
         let arguments = ["--tree", tree.to_str().unwrap(), "--chroot", "/srv/lab/in-chroot", over.to_str().unwrap()];
-        Self { machine: Machine::boot_with(&arguments), packaged: true }
+        Self { machine: Machine::boot_with(&arguments), origin: Origin::Dpkg }
     }
 
     /// The same with room for the packages of a whole system.
     pub(crate) fn boot_with_room() -> Self {
         let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("tree");
         let machine = Machine::boot_with(&["--size", "6g", "--tree", tree.to_str().unwrap(), OVER]);
-        let product = Self { machine, packaged: true };
+        let product = Self { machine, origin: Origin::Dpkg };
         product.wait_for_api();
         product
     }
@@ -84,7 +111,7 @@ impl Product {
     fn boot_tree(name: &str) -> Self {
         let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join(name);
         let machine = Machine::boot_with(&["--tree", tree.to_str().unwrap(), OVER]);
-        let product = Self { machine, packaged: true };
+        let product = Self { machine, origin: Origin::Dpkg };
         product.wait_for_api();
         product
     }
@@ -190,7 +217,7 @@ impl Product {
 
     /// When each unit was started last: differs as soon as one was stopped.
     pub(crate) fn invocations(&self) -> Vec<String> {
-        UNITS.into_iter().map(|unit| self.ok(&format!("systemctl show -P InvocationID {unit}"))).collect()
+        self.units().map(|unit| self.ok(&format!("systemctl show -P InvocationID {unit}"))).to_vec()
     }
 
     /// Waits until a unit is at its end.
@@ -208,11 +235,14 @@ impl Product {
 
     /// Those units that are active.
     pub(crate) fn running(&self) -> Vec<&'static str> {
-        UNITS.into_iter().filter(|unit| self.active(unit) == "active").collect()
+        self.units().into_iter().filter(|unit| self.active(unit) == "active").collect()
     }
 
     /// The state and the version of each of Barbican's packages, one of them if all agree.
     pub(crate) fn packages(&self) -> String {
+        if self.origin == Origin::Rpm {
+            return self.ok("rpm -qa --qf '%{VERSION}-%{RELEASE}\\n' '*barbican*' | sort -u").replace('\n', ", ");
+        }
         let shown = self.ok(&format!("dpkg-query -W -f '${{db:Status-Status}} ${{Version}}\\n' {PACKAGES} | sort -u"));
         shown.replace('\n', ", ")
     }
@@ -229,7 +259,7 @@ impl Product {
     #[track_caller]
     pub(crate) fn expect_held(&self) {
         assert!(self.running().is_empty(), "{:?}", self.running());
-        for unit in UNITS {
+        for unit in self.units() {
             let said = self.run(&format!("systemctl start {unit}"));
             assert_ne!(said.code, 0, "{unit} was started");
         }
@@ -252,10 +282,10 @@ impl Product {
         // Neither times of dumps nor the counter of a table.
         let database = self.ok("mariadb-dump --skip-dump-date --skip-extended-insert --order-by-primary barbican | \
              sed 's/ AUTO_INCREMENT=[0-9]*//' | sha256sum");
-        let units = UNITS.into_iter().map(|unit| {
+        let units = self.units().into_iter().map(|unit| {
             (unit, self.ok(&format!("systemctl show -P ActiveState -P UnitFileState -P DropInPaths {unit}")))
         });
-        let code = if self.packaged { self.packages() } else { self.ok("readlink /opt/barbican") };
+        let code = if self.origin == Origin::Source { self.ok("readlink /opt/barbican") } else { self.packages() };
         Picture { code, database, files, units: units.collect() }
     }
 }

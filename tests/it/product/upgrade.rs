@@ -41,7 +41,7 @@ fn apt_get_upgrade_takes_a_neglected_host_to_the_next_release() {
     }
     assert_eq!(product.ok("systemctl --failed --no-legend"), "");
     let watch = product.watch();
-    expect_down_during(&watch, began, ended);
+    expect_down_during(&watch, &[API, WORKER], began, ended);
     assert_eq!(watch.all(&What::Started, LISTENER, "").filter(|e| e.at > began).count(), 0, "{watch}");
 
     // The screen.
@@ -51,12 +51,12 @@ fn apt_get_upgrade_takes_a_neglected_host_to_the_next_release() {
     figures(&product, &watch, began);
 }
 
-/// Nothing of Barbican ran from before the first unpacking until the packages were done and our service started what ran before.
+/// Nothing of Barbican ran from before the first unpacking until the packages were done and our service started `ran`, which ran before.
 #[track_caller]
-fn expect_down_during(watch: &Watch, began: u64, ended: u64) {
+pub(super) fn expect_down_during(watch: &Watch, ran: &[&str], began: u64, ended: u64) {
     let (from, packages) = (watch.first_unpack(began), watch.packages_done());
     watch.expect_down_in_package_work(began);
-    for unit in [API, WORKER] {
+    for unit in ran {
         let stopped = watch.all(&What::Stopped, unit, "").filter(|e| e.at > began && e.at < from).count();
         // Twice where it had to be killed: failed, and stopped.
         assert!(stopped >= 1, "{unit} was stopped before the first unpacking:\n{watch}");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::UNITS;
+use super::{RDO, UNITS};
 
 /// What the journal says of a unit or a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum What {
     Stopped,
     /// A process of the unit wrote a line.
     Wrote,
-    /// A status line of dpkg: `processing: upgrade: barbican-api`, `status: barbican-api: installed`.
+    /// A status line of dpkg: `processing: upgrade: barbican-api`, `status: barbican-api: installed`; scriptlets of the rpms write such lines too.
     Dpkg,
 }
 
@@ -86,7 +86,7 @@ impl Watch {
 
     /// What shows that a unit of Barbican ran at any time from `from` to `to`.
     pub(crate) fn ran_between(&self, from: u64, to: u64) -> Vec<String> {
-        UNITS.into_iter().flat_map(|unit| self.unit_ran(unit, from, to)).collect()
+        watched().flat_map(|unit| self.unit_ran(unit, from, to)).collect()
     }
 
     fn unit_ran(&self, unit: &str, from: u64, to: u64) -> Vec<String> {
@@ -110,18 +110,23 @@ impl std::fmt::Display for Watch {
     }
 }
 
+/// Barbican's units under both of their names.
+fn watched() -> impl Iterator<Item = &'static str> {
+    UNITS.into_iter().chain(RDO)
+}
+
 fn event(entry: &Value) -> Option<Event> {
     let text = |name: &str| entry[name].as_str().unwrap_or_default();
     let at = text("__REALTIME_TIMESTAMP").parse().unwrap();
     let message = text("MESSAGE").to_owned();
-    if text("SYSLOG_IDENTIFIER") == "dpkg" && text("_SYSTEMD_UNIT") != "init.scope" {
+    if ["dpkg", "rpm"].contains(&text("SYSLOG_IDENTIFIER")) && text("_SYSTEMD_UNIT") != "init.scope" {
         // "status: PACKAGE: STATE", "status: PACKAGE:ARCHITECTURE: STATE", "processing: ACTION: PACKAGE"
         let mut words = message.split(": ");
         let of = if words.next() == Some("processing") { words.nth(1) } else { words.next() }?.to_owned();
         return Some(Event { at, what: What::Dpkg, of, message });
     }
     if let Some((_, what)) = MESSAGES.iter().find(|(id, _)| text("MESSAGE_ID") == *id)
-        && UNITS.contains(&text("UNIT"))
+        && watched().any(|unit| unit == text("UNIT"))
         && text("_PID") == "1"
     {
         // What is passed over for a condition has the same id as a start, and starts nothing.
@@ -130,6 +135,6 @@ fn event(entry: &Value) -> Option<Event> {
         }
         return Some(Event { at, what: what.clone(), of: text("UNIT").to_owned(), message });
     }
-    let of = UNITS.into_iter().find(|unit| *unit == text("_SYSTEMD_UNIT"))?.to_owned();
+    let of = watched().find(|unit| *unit == text("_SYSTEMD_UNIT"))?.to_owned();
     Some(Event { at, what: What::Wrote, of, message })
 }

@@ -21,6 +21,15 @@
 #
 # $KEYMGR_LAB/product/source is the same deployment without packages: the code of
 # 15.0.1 and 16.0.2 below /opt, `install-barbican VERSION` chooses.
+#
+# $KEYMGR_LAB/product/rpm is the same with rpm and dnf, and no Barbican in it. In
+# /srv/lab/rpm are repositories that no file of dnf's names, with the same code
+# as pip installs it, in packages as RDO's spec has them:
+#     zed             15.0.1-1
+#     same            the same again as 15.0.1-2
+#     next            16.0.2-1
+#     suse            that as 16.0.2-2, where a new paste file replaces the old
+#     skip            that as 17.0.0-1
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -36,7 +45,7 @@ die() { say "$*"; exit 1; }
 
 exec 9>"$product/.lock"
 flock 9
-stamp=$(cat "$0" "$here"/inside/* "$here/../../p11shim/p11shim.c" | sha256sum)
+stamp=$(cat "$0" "$here"/inside/* "$here/../add-rpm.sh" "$here/../../p11shim/p11shim.c" | sha256sum)
 [ "$(cat "$product/stamp" 2>/dev/null)" = "$stamp" ] && exit
 [ "$(id -u)" = 0 ] || die "only root can make the tree"
 
@@ -94,6 +103,16 @@ rm -rf "$tree.new"/var/log/journal/*
 rm -rf "$product/source" "$product/source.new"
 cp -a "$tree.new" "$product/source.new"
 inside "$product/source.new" source.sh
+rm -rf "$product/rpm" "$product/rpm.new"
+cp -a "$product/source.new" "$product/rpm.new"
+for wheel in "$product"/wheel/*.whl; do
+    "$lab/barbican/bin/python" -m pip install --disable-pip-version-check --no-input -q --no-deps --no-index --no-compile \
+        --root "$product/rpm.new/srv/lab/pip/$(basename "$wheel" | cut -d - -f 2)" --prefix /usr "$wheel" >"$product/pip.log" 2>&1 ||
+        { tail "$product/pip.log" >&2; die "pip failed"; }
+done
+cp "$here/../add-rpm.sh" "$product/rpm.new/srv/lab/"
+inside "$product/rpm.new" rpm.sh
+mv "$product/rpm.new" "$product/rpm"
 mv "$product/source.new" "$product/source"
 mv "$tree.new" "$tree"
 printf '%s\n' "$stamp" >"$product/stamp"

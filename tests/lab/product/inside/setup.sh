@@ -54,17 +54,6 @@ systemctl enable barbican-api barbican-worker barbican-keystone-listener
 systemctl restart barbican-api barbican-worker barbican-keystone-listener
 $lab/wait-for-api
 
-# store PROJECT NAME PAYLOAD
-store() {
-    reference=$(curl -sSf -H "X-Project-Id: $1" -H 'X-User-Id: lab' -H 'X-Roles: creator' \
-        -H 'X-Identity-Status: Confirmed' -H 'Content-Type: application/json' \
-        -d "{\"name\": \"$2\", \"payload\": \"$3\", \"payload_content_type\": \"text/plain\"}" \
-        http://127.0.0.1:9311/v1/secrets | sed 's/.*"secret_ref": "\([^"]*\)".*/\1/')
-    printf '%s\t%s\t%s\n' "$1" "/v1/secrets/${reference##*/}" "$3" >>$lab/secrets
-}
-for project in one two three; do
-    store $project first "the first of $project"
-    store $project second "the second of $project"
-done
+$lab/store-secrets
 $lab/read-secrets
 systemctl is-active barbican-api barbican-worker barbican-keystone-listener
