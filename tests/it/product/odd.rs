@@ -2,6 +2,11 @@
 
 use super::{ALL, BROKEN, DEB, NEXT, Product, ZED, end};
 
+/// Makes our package with a higher version, in a directory of its own.
+const HIGHER: &str = "mkdir -p /srv/lab/repo/ours && cd /srv/lab/repo/ours && dpkg-deb -R /srv/lab/keymgr-upgrade.deb /tmp/x && \
+     sed -i 's/^Version: .*/&.1/' /tmp/x/DEBIAN/control && dpkg-deb -Znone -b /tmp/x ./keymgr-upgrade.deb >/dev/null && rm -r /tmp/x";
+const STATE: &str = "/var/lib/keymgr-upgrade";
+
 #[test]
 fn dpkg_alone_is_gated_and_followed_too() {
     let product = Product::with_tool();
@@ -110,9 +115,7 @@ fn database_server_and_we_ourselves_may_be_upgraded_in_the_same_run() {
     let product = Product::with_tool();
     // Ours with a higher version, in a repository as the others are.
     product.ok(&format!(
-        "mkdir -p /srv/lab/repo/ours && cd /srv/lab/repo/ours && dpkg-deb -R {DEB} /tmp/x && \
-         sed -i 's/^Version: .*/&.1/' /tmp/x/DEBIAN/control && dpkg-deb -Znone -b /tmp/x ./keymgr-upgrade.deb && \
-         {{ dpkg-deb -f keymgr-upgrade.deb | grep .; echo Filename: ./keymgr-upgrade.deb; \
+        "{HIGHER} && {{ dpkg-deb -f keymgr-upgrade.deb | grep .; echo Filename: ./keymgr-upgrade.deb; \
          echo Size: $(stat -c %s keymgr-upgrade.deb); \
          echo SHA256: $(sha256sum keymgr-upgrade.deb | cut -d ' ' -f 1); }} >Packages"
     ));
@@ -149,14 +152,46 @@ fn our_package_stays_while_a_run_is_open_and_goes_without_a_trace_of_work() {
     product.expect_secrets();
     assert_eq!(product.picture(), before);
 
-    let _ = product.apt("remove keymgr-upgrade").expect(0);
+    // A higher version of ours disturbs nobody, and keeps what is known.
+    let ran = product.invocations();
+    product.ok(HIGHER);
+    product.ok("dpkg -i /srv/lab/repo/ours/keymgr-upgrade.deb");
+    assert_eq!(product.ok("systemctl is-enabled keymgr-upgrade-boot"), "enabled");
+    assert_eq!((product.invocations(), product.picture()), (ran.clone(), before.clone()));
+
+    let said = product.apt("remove keymgr-upgrade").expect(0);
+    said.says("with copies of the database, stays in");
+    said.says("/var/lib/keymgr-upgrade until this package is purged");
     assert_eq!(product.ok("dpkg-query -W -f '${db:Status-Status}' keymgr-upgrade"), "config-files");
+    assert_eq!((product.invocations(), product.picture()), (ran, before));
+    assert_eq!(product.ok(&format!("ls -d {STATE}/runs/*/backup | wc -l; ls {STATE} | grep current || true")), "1");
     product.offer(&["next"]);
     let said = product.apt("upgrade").expect(0);
     assert!(!said.all().contains("keymgr-upgrade"), "{}", said.all());
     assert_eq!((product.packages(), product.running()), (format!("installed {NEXT}"), ALL.to_vec()));
-    let said = product.run("dpkg -i /srv/lab/repo/next/barbican-api_*.deb && apt-get -q -y purge keymgr-upgrade");
-    assert!(!said.expect(0).err.contains("keymgr-upgrade"));
+    let said = product.run("dpkg -i /srv/lab/repo/next/barbican-api_*.deb").expect(0);
+    assert!(!said.all().contains("keymgr-upgrade"), "{}", said.all());
+    purged(&product);
+}
+
+/// Purging removes what is left, and says so; not where a run is open, whoever has forced the package out in spite of it.
+#[track_caller]
+fn purged(product: &Product) {
+    product.ok(&format!("ln -s runs/open {STATE}/current"));
+    product.run("sh /var/lib/dpkg/info/keymgr-upgrade.postrm purge").expect(0).says("its last run was not finished");
+    product.ok(&format!("ls -d {STATE}/runs/*/backup && rm {STATE}/current"));
+    let said = product.apt("purge keymgr-upgrade").expect(0);
+    said.says("purged /var/lib/keymgr-upgrade: what it knew of its");
+    said.says("runs, and the copies that they kept (backups: 1).");
+    assert_eq!(product.run("dpkg-query -W keymgr-upgrade").code, 1);
+    let left = product.ok("find / -xdev -path /srv -prune -o -iname '*keymgr*' -print; find /run -iname '*keymgr*'");
+    assert_eq!(left, "", "nothing of ours is left");
+    assert_eq!(product.ok("grep -rl keymgr /var/lib/dpkg/triggers || true"), "");
+    assert_eq!(
+        product.ok("find /etc/systemd /run/systemd -path '*barbican*.d*' -o -lname /dev/null -name '*barbican*'"),
+        ""
+    );
+    assert_eq!(product.running(), ALL);
 }
 
 #[test]
