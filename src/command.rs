@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use rustix::fs::{MemfdFlags, Mode};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
@@ -192,10 +193,24 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 /// A file without a name, gone when the last one who has it open closes it.
 fn memory_file(name: &str) -> Result<File> {
-    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC).context("making a file in memory")?;
+    let file = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC) {
+        // Linux before 3.17.
+        Err(rustix::io::Errno::NOSYS) => shared_memory_file(),
+        made => made.map(File::from).map_err(Into::into),
+    };
+    let file = file.context("making a file in memory")?;
     // Programs refuse a password file that others may read, and take the mode at its word.
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o600))?;
-    Ok(File::from(fd))
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o600))?;
+    Ok(file)
+}
+
+/// The same where the kernel makes none by itself: a file of a file system in memory, whose name is gone before anything is in it.
+fn shared_memory_file() -> io::Result<File> {
+    let file = tempfile::tempfile_in("/dev/shm")?;
+    if fstatfs(&file)?.filesystem_type() != TMPFS_MAGIC {
+        return Err(io::Error::other("/dev/shm is no tmpfs"));
+    }
+    Ok(file)
 }
 
 /// Has the child killed when the thread that starts it ends, however that comes, and leaves it `kept` open.

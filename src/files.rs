@@ -13,6 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::crash;
 
+mod walk;
+
 /// SHA-256 of bytes, in hexadecimal.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
@@ -47,12 +49,24 @@ impl std::fmt::Debug for Contents {
 
 /// The directory below which all paths are taken: `/`, or an image.
 ///
-/// Symbolic links, also absolute ones and those through `..`, are resolved by the kernel as if this directory were `/` (openat2 with
-/// RESOLVE_IN_ROOT), so nothing outside of it is ever touched.
+/// Symbolic links, also absolute ones and those through `..`, are resolved as if this directory were `/`, so nothing outside of it is ever touched: by
+/// the kernel (openat2 with RESOLVE_IN_ROOT), or name by name where it has no such call.
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
     path: PathBuf,
+    resolved_by: Resolver,
+}
+
+/// Who resolves paths in a root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resolver {
+    /// openat2(2), from Linux 5.6 on.
+    Openat2,
+    /// openat(2), as for everybody: outside of `/` is nothing.
+    Openat,
+    /// We ourselves.
+    Walk,
 }
 
 impl Root {
@@ -73,11 +87,14 @@ impl Root {
         }
         let directory = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .with_context(|| format!("opening root {}", path.display()))?;
-        let root = Self { directory, path };
-        // Where a sandbox forbids it, or the kernel is too old, everything would look as if it were not there.
-        root.at(Path::new("/"), OFlags::PATH, Mode::empty()).with_context(|| {
-            format!("root {}: openat2(2) does not work here; it needs Linux 5.6 or later", root.path.display())
-        })?;
+        let mut root = Self { directory, path, resolved_by: Resolver::Openat2 };
+        match root.at(Path::new("/"), OFlags::PATH, Mode::empty()) {
+            // The directory itself may be opened, as was just seen: so this is an old kernel, or a sandbox that does not know the call.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                root.resolved_by = if root.is_host() { Resolver::Openat } else { Resolver::Walk };
+            }
+            opened => drop(opened.with_context(|| format!("opening root {}", root.path.display()))?),
+        }
         Ok(root)
     }
 
@@ -102,6 +119,11 @@ impl Root {
     fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        match self.resolved_by {
+            Resolver::Openat2 => {}
+            Resolver::Openat => return rustix::fs::openat(&self.directory, relative, flags | OFlags::CLOEXEC, mode),
+            Resolver::Walk => return walk::open(&self.directory, relative, flags | OFlags::CLOEXEC, mode),
+        }
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         // A rename or mount anywhere on the machine makes the kernel unsure of a `..`: EAGAIN, see openat2(2). /etc/os-release is such a link.
         let mut tries = 1000;
@@ -485,11 +507,15 @@ mod tests {
 
     const NEW: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
 
-    fn sandbox() -> (tempfile::TempDir, Root) {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(dir.path().join("etc/real")).unwrap();
-        let root = Root::open(dir.path()).unwrap();
-        (dir, root)
+    /// A root whose paths the kernel resolves, and one where we do.
+    fn sandboxes() -> [(tempfile::TempDir, Root); 2] {
+        [Resolver::Openat2, Resolver::Walk].map(|resolved_by| {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(dir.path().join("etc/real")).unwrap();
+            let root = Root::open(dir.path()).unwrap();
+            assert_eq!(root.resolved_by, Resolver::Openat2, "this kernel has it");
+            (dir, Root { resolved_by, ..root })
+        })
     }
 
     /// Not a race of ours: any rename on the machine, in whatever directory, disturbs the resolution of `..`.
@@ -497,7 +523,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "nothing that has to be kept")]
     fn renames_elsewhere_do_not_disturb() {
         use std::sync::atomic::{AtomicBool, Ordering};
-        let (dir, root) = sandbox();
+        let [(dir, root), _] = sandboxes();
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("usr/lib")).unwrap();
         std::fs::File::create(dir.path().join("usr/lib/os-release")).unwrap();
@@ -525,40 +551,43 @@ mod tests {
 
     #[test]
     fn replacing_keeps_mode_attributes_and_the_link() {
-        let (dir, root) = sandbox();
-        let real = dir.path().join("etc/real/a.conf");
-        std::fs::File::create(&real).unwrap().write_all(b"old").unwrap();
-        std::fs::set_permissions(&real, PermissionsExt::from_mode(0o640)).unwrap();
-        symlink("/etc/real/a.conf", dir.path().join("etc/a.conf")).unwrap();
-        let has_xattr = rustix::fs::setxattr(&real, "user.label", b"kept", XattrFlags::empty()).is_ok();
-        root.write(Path::new("/etc/a.conf"), b"new", NEW).unwrap();
-        assert_eq!(std::fs::read(&real).unwrap(), b"new");
-        assert_eq!(std::fs::metadata(&real).unwrap().mode() & 0o7777, 0o640);
-        assert!(std::fs::symlink_metadata(dir.path().join("etc/a.conf")).unwrap().is_symlink());
-        if has_xattr {
-            let mut value = [0; 16];
-            let n = rustix::fs::getxattr(&real, "user.label", &mut value).unwrap();
-            assert_eq!(&value[..n], b"kept");
+        for (dir, root) in sandboxes() {
+            let real = dir.path().join("etc/real/a.conf");
+            std::fs::File::create(&real).unwrap().write_all(b"old").unwrap();
+            std::fs::set_permissions(&real, PermissionsExt::from_mode(0o640)).unwrap();
+            symlink("/etc/real/a.conf", dir.path().join("etc/a.conf")).unwrap();
+            let has_xattr = rustix::fs::setxattr(&real, "user.label", b"kept", XattrFlags::empty()).is_ok();
+            root.write(Path::new("/etc/a.conf"), b"new", NEW).unwrap();
+            assert_eq!(std::fs::read(&real).unwrap(), b"new");
+            assert_eq!(std::fs::metadata(&real).unwrap().mode() & 0o7777, 0o640);
+            assert!(std::fs::symlink_metadata(dir.path().join("etc/a.conf")).unwrap().is_symlink());
+            if has_xattr {
+                let mut value = [0; 16];
+                let n = rustix::fs::getxattr(&real, "user.label", &mut value).unwrap();
+                assert_eq!(&value[..n], b"kept");
+            }
+            assert_eq!(root.list(Path::new("/etc/real")).unwrap(), ["a.conf"], "no temporary file is left");
         }
-        assert_eq!(root.list(Path::new("/etc/real")).unwrap(), ["a.conf"], "no temporary file is left");
     }
 
     #[test]
     fn links_out_of_the_root_stay_inside() {
-        let (dir, root) = sandbox();
-        symlink("../../../../../../etc/passwd", dir.path().join("etc/up")).unwrap();
-        symlink("/etc/passwd", dir.path().join("etc/abs")).unwrap();
-        assert!(root.read(Path::new("/etc/up")).unwrap().is_none());
-        assert!(root.read(Path::new("/etc/abs")).unwrap().is_none());
-        assert!(root.read(Path::new("/../../etc/passwd")).unwrap().is_none());
+        for (dir, root) in sandboxes() {
+            symlink("../../../../../../etc/passwd", dir.path().join("etc/up")).unwrap();
+            symlink("/etc/passwd", dir.path().join("etc/abs")).unwrap();
+            assert!(root.read(Path::new("/etc/up")).unwrap().is_none());
+            assert!(root.read(Path::new("/etc/abs")).unwrap().is_none());
+            assert!(root.read(Path::new("/../../etc/passwd")).unwrap().is_none());
+        }
     }
 
     #[test]
     fn directories_and_missing_files_are_told_apart() {
-        let (_dir, root) = sandbox();
-        assert!(root.read(Path::new("/etc/none")).unwrap().is_none());
-        assert!(root.read(Path::new("/etc")).unwrap_err().to_string().contains("not a regular file"));
-        assert!(root.write(Path::new("/no/such/dir/f"), b"", NEW).is_err());
-        assert!(root.list(Path::new("/nowhere")).unwrap().is_empty());
+        for (_dir, root) in sandboxes() {
+            assert!(root.read(Path::new("/etc/none")).unwrap().is_none());
+            assert!(root.read(Path::new("/etc")).unwrap_err().to_string().contains("not a regular file"));
+            assert!(root.write(Path::new("/no/such/dir/f"), b"", NEW).is_err());
+            assert!(root.list(Path::new("/nowhere")).unwrap().is_empty());
+        }
     }
 }
