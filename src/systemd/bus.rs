@@ -106,10 +106,10 @@ impl Properties {
         Ok(Some(self.take::<String>(name)?).filter(|text| !text.is_empty()))
     }
 
-    /// Takes a time span out; `None` is "infinity".
-    pub(super) fn take_span(&mut self, name: &str) -> Result<Option<Duration>> {
+    /// Takes a time limit out; `None` is "infinity", which up to release 228 was 0.
+    pub(super) fn take_limit(&mut self, name: &str) -> Result<Option<Duration>> {
         let microseconds: u64 = self.take(name)?;
-        Ok((microseconds != u64::MAX).then(|| Duration::from_micros(microseconds)))
+        Ok((!matches!(microseconds, 0 | u64::MAX)).then(|| Duration::from_micros(microseconds)))
     }
 }
 

@@ -208,8 +208,8 @@ impl Systemd {
         let times = |limit: Option<Duration>, count, more| {
             limit.map_or(INFINITY, |limit| limit.saturating_mul(count).saturating_add(more))
         };
-        let stop = service.take_span("TimeoutStopUSec")?;
-        let start = service.take_span("TimeoutStartUSec")?;
+        let stop = service.take_limit("TimeoutStopUSec")?;
+        let start = service.take_limit("TimeoutStartUSec")?;
         Ok(Limits { stop: times(stop, stops, MARGIN), start: times(start, starts, INFINITY) })
     }
 

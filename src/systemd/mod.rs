@@ -341,7 +341,7 @@ fn state(root: &Root, unit: Loaded, service: Option<Properties>) -> anyhow::Resu
         if let Some((path, argv, ..)) = service.take::<Vec<Exec>>("ExecStart")?.into_iter().next() {
             state.exec_start = std::iter::once(path).chain(argv.into_iter().skip(1)).collect();
         }
-        state.timeout_stop = service.take_span("TimeoutStopUSec")?;
+        state.timeout_stop = service.take_limit("TimeoutStopUSec")?;
         state.control_group = service.take("ControlGroup")?;
     }
     Ok(state)

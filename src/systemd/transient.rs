@@ -10,6 +10,9 @@ use super::jobs::refused;
 use super::launch::{Ended, Launch};
 use super::{Result, Systemd, at_rest};
 
+/// No `$` of it means anything to systemd, which replaces `${NAME}` alone, or a whole argument.
+const TURN_ERRORS: &str = "exec 2>>\"$0\" \"$@\"";
+
 /// What runs.
 #[derive(Debug)]
 pub struct Command<'a> {
@@ -60,19 +63,20 @@ impl Systemd {
         // One that failed while nobody waited for it.
         self.forget(command.unit).await?;
         let program = *command.argv.first().context("empty command")?;
-        let start = vec![(program, command.argv.to_vec(), false)];
+        let errors = command.errors.to_str().context("a path that is not text")?;
+        // The shell turns standard error and becomes the program: systemd takes a file for it from release 236 on only.
+        let mut argv = vec!["sh", "-c", TURN_ERRORS, errors, program];
+        argv.extend(command.argv.iter().skip(1));
+        let start = vec![("/bin/sh", argv, false)];
         let environment: Vec<String> =
             command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let errors = command.errors.to_str().context("a path that is not text")?;
+        // Where it failed it is kept until it was asked how, as systemd does by itself; a success says all in its job.
         let properties = [
             ("Description", Value::from(command.description)),
             ("Type", Value::from("oneshot")),
-            // Kept where it failed until it was asked how; a success says all in its job.
-            ("CollectMode", Value::from("inactive")),
             ("ExecStart", Value::from(start)),
             ("Environment", Value::from(environment)),
             ("StandardOutput", Value::from("journal")),
-            ("StandardErrorFile", Value::from(errors)),
         ];
         let signals = self.signals(command.unit).await?;
         let job = self.manager.start_transient_unit(command.unit, "fail", &properties, &[]).await;
