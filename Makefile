@@ -21,7 +21,7 @@ run_tests := . '$(LAB)/env' && NEXTEST_TEST_THREADS=$(threads) \
     $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build manual deb rpm lint check test test-slow demo bench install install-built rpm-built clean
+.PHONY: help setup build manual deb rpm portable lint check test test-slow demo bench install install-built rpm-built clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -60,6 +60,27 @@ rpm-built:
 	    --define 'packager keymgr-upgrade developers <keymgr-upgrade@example.org>' \
 	    --define 'version_of_program $(program_version)' --define 'payload $(RPM_PAYLOAD)' \
 	    packaging/rpm/keymgr-upgrade.spec
+
+# One binary for hosts from CentOS 7 and Ubuntu 16.04 on: nothing newer of the C
+# library than 2.17 has, OpenSSL and SQLite inside. zig has that library's names;
+# pip brings it, below target/lab. The pages are the same whatever wrote them.
+portable_arch := $(shell uname -m)
+portable_for := $(portable_arch)-unknown-linux-gnu
+portable_binary := $(target)/$(portable_for)/release/keymgr-upgrade
+portable_top := $(target)/portable
+portable: ## build the packages to publish, for old hosts too, target/portable/
+	environment=$$($(lab) tests/lab/zig.sh) && eval "$$environment" && \
+	    cargo-zigbuild zigbuild --locked --release --features vendored-openssl \
+	        --target $(portable_for).2.17 --bin keymgr-upgrade
+	@$(MAKE) --no-print-directory manual PROFILE=dev
+	rm -rf '$(portable_top)'
+	mkdir -p '$(portable_top)'
+	tools=$$($(lab) tests/lab/cargo_deb.sh) && PATH="$$tools:$$PATH" $(CARGO) deb --locked --no-build --no-strip \
+	    --variant portable --target $(portable_for) --compress-type xz --output '$(portable_top)/'
+	@$(MAKE) --no-print-directory rpm-built built='$(portable_binary)' rpm_top='$(portable_top)/rpm'
+	mv '$(portable_top)'/rpm/RPMS/*/*.rpm '$(portable_top)/'
+	rm -rf '$(portable_top)/rpm'
+	packaging/check-portable '$(portable_binary)' '$(portable_top)'
 
 lint: ## formatting, clippy, licences: each where its tool is installed
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --check; \

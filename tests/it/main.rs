@@ -22,6 +22,7 @@ mod live;
 mod lock;
 mod manual;
 mod moving;
+mod portable;
 mod product;
 mod proof;
 mod python_readers;
