@@ -53,8 +53,8 @@ inside() {
 
     title "$(rpm --version)"
     rpm -K --nosignature /srv/packages/*.rpm
-    rpm -i --root /tmp/rpm --nodeps --noscripts /srv/packages/*.rpm
-    rpm -V --root /tmp/rpm --nodeps --noscripts keymgr-upgrade
+    rpm -i --root /tmp/rpm --dbpath /var/lib/rpm --nodeps --noscripts /srv/packages/*.rpm
+    rpm -V --root /tmp/rpm --dbpath /var/lib/rpm --nodeps --noscripts keymgr-upgrade
     /tmp/rpm/usr/sbin/keymgr-upgrade --version
 
     # As an operator there would: nothing of ours but the package.
