@@ -261,8 +261,8 @@ fn dnf_is_refused_a_skip_and_carries_out_a_step() {
     rdo.expect_order(&[
         &format!("Stopped {API}"),
         "unpacking 2.0.0: inactive",
-        "not started by the package",
-        "not restarted by the package",
+        // Its scriptlets asked for a start, and passed over it.
+        "was skipped because of an unmet condition",
         "posttrans of 2.0.0: inactive",
         &format!("Started {API}"),
         "Done: Mitaka, down ",
