@@ -21,7 +21,7 @@ run_tests := . '$(LAB)/env' && NEXTEST_TEST_THREADS=$(threads) \
     $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build manual deb rpm portable lint check test test-slow demo bench install install-built rpm-built clean
+.PHONY: help setup build manual deb rpm portable lint check test test-slow fuzz demo bench install install-built rpm-built clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -102,6 +102,24 @@ test: setup lint ## everything that must be green
 
 test-slow: setup ## also the tests that are too long for every run
 	$(run_tests) $(if $(nextest),--run-ignored all,-- --include-ignored)
+
+# Coverage of our code and the libraries', on the stable compiler; `cargo fuzz`
+# works in the same folder. What is new goes to target/fuzz/found/, and what
+# does not hold to target/fuzz/crash-*: keep it in fuzz/corpus/.
+RUNS ?= 1000000
+TARGET ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+sancov := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
+    level=4 inline-8bit-counters pc-table trace-compares)
+fuzz: ## run the fuzzer: RUNS=1000000 executions of each TARGET
+	host=$$(rustc -vV | sed -n 's/^host: //p') && \
+	    RUSTFLAGS='--cfg fuzzing $(sancov)' CARGO_TARGET_DIR='$(target)/fuzz' $(CARGO) build --locked \
+	    --release --manifest-path fuzz/Cargo.toml --target "$$host" $(addprefix --bin ,$(TARGET)) && \
+	    for name in $(TARGET); do \
+	        mkdir -p "$(target)/fuzz/found/$$name" && echo "fuzz: $$name" && \
+	        "$(target)/fuzz/$$host/release/$$name" -runs=$(RUNS) -max_len=2048 -timeout=10 -rss_limit_mb=1024 \
+	            -print_final_stats=1 -verbosity=0 -artifact_prefix='$(target)/fuzz/' \
+	            "$(target)/fuzz/found/$$name" "fuzz/corpus/$$name" || exit; \
+	    done
 
 demo: ## take a genuine Liberty deployment to 2026.2 before your eyes
 	@$(lab) tests/lab/setup.sh demo

@@ -33,6 +33,9 @@ pub const STATE: &str = "/var/lib/keymgr-upgrade";
 /// 2 has [`Event::Word`]; with 3 a plan may have steps that look at the services in the end, and hold some in its second half.
 pub const FORMAT: u32 = 3;
 
+/// More steps than any plan has: what is known of each is kept in memory.
+const MOST_STEPS: usize = 10_000;
+
 /// Owner and mode of every file that we keep for ourselves.
 pub const PRIVATE: Attributes = Attributes { mode: 0o600, uid: 0, gid: 0 };
 
@@ -151,6 +154,20 @@ pub enum Event {
         /// How it ended.
         outcome: Outcome,
     },
+}
+
+impl Event {
+    /// The index of the step that it is about.
+    fn step(&self) -> Option<usize> {
+        match self {
+            Self::StepStarted { step, .. }
+            | Self::StepDone { step, .. }
+            | Self::StepFailed { step, .. }
+            | Self::StepReverted { step, .. }
+            | Self::RevertFailed { step, .. } => Some(*step),
+            _ => None,
+        }
+    }
 }
 
 /// How a run ended.
@@ -389,7 +406,7 @@ impl Journal {
 }
 
 /// The whole records in `bytes`, and how many bytes they take.
-fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, usize), Error> {
+pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, usize), Error> {
     let mut records = Vec::new();
     let mut whole = 0;
     let last = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
@@ -398,6 +415,9 @@ fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, usize), Error> {
         match serde_json::from_slice::<Record>(line) {
             Ok(Record { event: Event::Open { format, .. }, .. }) if format > FORMAT => {
                 return Err(corrupt(format!("format {format} is newer than this keymgr-upgrade knows ({FORMAT})")));
+            }
+            Ok(Record { event, .. }) if event.step().is_some_and(|step| step >= MOST_STEPS) => {
+                return Err(corrupt("its step is in no plan".to_owned()));
             }
             Ok(record) => records.push(record),
             // A record is one write, so a torn one has no line end; but a file system may leave zeros up to the block's end.
@@ -578,6 +598,12 @@ mod tests {
             let error = Journal::open(&root, &run_directory("r")).unwrap_err().to_string();
             assert!(error.contains("journal.jsonl:2: the journal is damaged"), "{error}");
         }
+        File::create(&file)
+            .unwrap()
+            .write_all(br#"{"at":1,"record":"step-failed","step":18446744073709551615,"error":"e"}"#)
+            .unwrap();
+        File::options().append(true).open(&file).unwrap().write_all(b"\n").unwrap();
+        assert!(Journal::open(&root, &run_directory("r")).unwrap_err().to_string().contains("in no plan"));
         let newer = r#"{"at":1,"record":"open","format":99,"plan":"p","by":"root"}"#;
         File::create(&file).unwrap().write_all(format!("{newer}\n").as_bytes()).unwrap();
         assert!(Journal::open(&root, &run_directory("r")).unwrap_err().to_string().contains("newer"));

@@ -13,6 +13,9 @@ pub mod engine;
 pub mod error;
 pub mod files;
 pub mod finding;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hook;
 pub mod hsm;
 pub mod http;

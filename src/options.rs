@@ -147,6 +147,13 @@ fn pin(document: &mut Document, option: &OptionName, value: &str, around: Surrou
 
 /// Adds what `from` sets and `document` does not.
 fn merge(document: &mut Document, from: &Document) -> Result<Vec<String>> {
+    let mut next = document.clone();
+    let changes = merge_into(&mut next, from)?;
+    *document = next;
+    Ok(changes)
+}
+
+fn merge_into(document: &mut Document, from: &Document) -> Result<Vec<String>> {
     let mut added = 0_usize;
     let mut groups: Vec<String> = Vec::new();
     for section in from.sections() {
@@ -267,7 +274,9 @@ mod tests {
         let edit = Edit::MergeFile { from: "barbican-api.conf".to_owned(), into: "barbican.conf".to_owned() };
         let with = Surroundings { merge: Some(&from), ..around("liberty") };
         assert_eq!(run(&edit, "[DEFAULT]\na = 1\n", with).0, "[DEFAULT]\na = 1\nb = 2\n\n[new]\nc = 3\n");
-        let mut other = Document::parse(b"[DEFAULT]\na = 9\n", "barbican.conf").unwrap();
+        let text = b"[DEFAULT]\nb = 9\n";
+        let mut other = Document::parse(text, "barbican.conf").unwrap();
         assert!(apply(&edit, &mut other, with).unwrap_err().is::<Conflict>());
+        assert_eq!(other.to_bytes(), text, "also what came before the contradiction");
     }
 }

@@ -55,6 +55,12 @@ impl Stat {
 }
 
 impl Process {
+    /// What `/proc` says, whatever it is ([`crate::fuzz`]).
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn fuzz(text: &str) {
+        let _ = Stat::parse(text);
+    }
+
     /// The process of this number; `None` if there is none.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
@@ -102,6 +108,19 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Leaves no core dump, of us or of what we start: passwords, PINs and keys are in it. Root is not traced by its own other processes either; for
+/// anybody else the kernel would close `/proc/self`, which we need.
+///
+/// # Errors
+/// If it cannot be forbidden.
+pub fn leave_no_core() -> Result<()> {
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0).context("forbidding core dumps")?;
+    if nix::unistd::geteuid().is_root() {
+        nix::sys::prctl::set_dumpable(false).context("forbidding core dumps")?;
+    }
+    Ok(())
 }
 
 /// The processes above this one, the nearest first, with their names.

@@ -181,7 +181,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn merge(&mut self, text: &str, file: &Path) -> Result<()> {
+    pub(crate) fn merge(&mut self, text: &str, file: &Path) -> Result<()> {
         let mut defaults = IniDefault::default();
         defaults.case_sensitive = true;
         defaults.comment_symbols = vec!['#', ';'];
@@ -193,6 +193,11 @@ impl Settings {
             let words = e.strip_prefix("line ").map_or_else(|| format!(" {e}"), str::to_lowercase);
             anyhow!("{}:{words}", file.display())
         })?;
+        // The parser passes over what stands behind a section's name: a setting there would be lost.
+        let behind = |line: &str| line.trim().starts_with('[') && !line.trim().ends_with(']');
+        if let Some(index) = text.lines().position(behind) {
+            bail!("{}:{}: a section's name stands alone on its line", file.display(), index + 1);
+        }
         for (section, options) in sections {
             for (name, value) in options {
                 let at = || format!("{}:{}: [{section}] {name}", file.display(), line_of(text, &section, &name));
@@ -296,11 +301,11 @@ fn duration(value: &str) -> Result<Duration> {
 
 /// The line of an option, for messages; the parser does not tell.
 fn line_of(text: &str, section: &str, name: &str) -> usize {
-    let mut current = "";
+    let mut current = "default"; // what stands before any section, for the parser
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
-        if let Some(header) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            current = header.trim();
+        if let Some(header) = line.strip_prefix('[').and_then(|l| l.rsplit_once(']')) {
+            current = header.0.trim();
         } else if current == section && line.split('=').next().is_some_and(|key| key.trim() == name) {
             return index + 1;
         }
@@ -367,6 +372,8 @@ mod tests {
             ("[barbican]\nconfig_file = barbican.conf\n", "not an absolute path"),
             ("[upgrade]\npath\n", "has no value"),
             ("[upgrade]\nstart = some\n", "\"some\" is not one of previous, enabled, none"),
+            ("[hooks]\n[upgrade] path = slurp\n", "k.conf:2: a section's name stands alone on its line"),
+            ("path = slurp\n", "k.conf:1: [default] path: unknown setting"),
             ("[verify]\nendpoint = barbican:9311\n", "not an address such as http://"),
             (
                 "[verify]\nsecret = http://u:p@h/v1\n",

@@ -206,7 +206,7 @@ impl Ui {
     /// If the terminal cannot be read.
     pub fn ask(&mut self, question: &str) -> std::io::Result<bool> {
         let mut stdout = std::io::stdout().lock();
-        write!(stdout, "{question} [y/N] ")?;
+        write!(stdout, "{} [y/N] ", clean(question))?;
         stdout.flush()?;
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
@@ -314,7 +314,7 @@ impl Ui {
 
     fn print_object(&mut self) {
         let object = Value::Object(std::mem::take(&mut self.object));
-        out(&serde_json::to_string_pretty(&object).unwrap_or_default());
+        out(&plain(&serde_json::to_string_pretty(&object).unwrap_or_default()));
     }
 }
 
@@ -326,8 +326,20 @@ fn argv(command: &str) -> Vec<String> {
 }
 
 /// Names and values from files and databases may hold control characters: none reaches the terminal.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect()
+}
+
+/// JSON as it may reach a terminal: what it leaves as it is of control characters (DEL, and those that begin a sequence in one) is escaped.
+fn plain(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// A closed pipe (`| head`) is a quiet end, not an error.
@@ -435,6 +447,7 @@ mod tests {
         assert_eq!(wrap("a bb ccc dddd", 6), ["a bb", "ccc", "dddd"]);
         assert_eq!(wrap("", 6), [""]);
         assert_eq!(clean("a\x1b[31mb\u{7}"), "a?[31mb?");
+        assert_eq!(plain("\"a\u{7f}b\u{9b}31m\""), "\"a\\u007fb\\u009b31m\"");
         assert_eq!(argv("keymgr-upgrade upgrade --to zed   (on ctl2)"), ["keymgr-upgrade", "upgrade", "--to", "zed"]);
         assert!(argv("keymgr-upgrade ").is_empty());
     }

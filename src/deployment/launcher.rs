@@ -209,6 +209,23 @@ pub(super) fn config_files(argv: &[String]) -> Vec<&Path> {
     values(argv, &["--config-file", "--config-dir"]).into_iter().map(Path::new).collect()
 }
 
+/// What is held of any command line, unit file and bind address ([`crate::fuzz`]).
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let of = |argv: &[String]| {
+        let _ = (launcher(argv), uwsgi_file(argv), config_files(argv));
+        assert!(runs(argv).is_none() || !argv.is_empty(), "nothing runs nothing");
+    };
+    of(&text.lines().map(str::to_owned).collect::<Vec<_>>());
+    for argv in exec_starts(text) {
+        assert!(!argv.is_empty());
+        of(&argv);
+    }
+    let _ = uwsgi_values(text, &["http-socket", "pyargv"]);
+    assert!(wsgi_line(text).is_none_or(|(number, _)| (1..=text.lines().count()).contains(&number)));
+    assert!(reachable(text).is_none_or(|address| address.starts_with("http://")));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

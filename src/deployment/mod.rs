@@ -10,6 +10,9 @@ mod record;
 mod services;
 mod site;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use launcher::fuzz;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -155,6 +155,9 @@ fn classify_one(raw: &[u8], in_section: bool, open: Option<usize>) -> Result<Kin
     if raw.contains(&b'\r') {
         return Err("carriage return inside the line: Python 3 ends the line there, Python 2 does not");
     }
+    if raw.contains(&b'\n') {
+        return Err("line end inside the line"); // only in what an edit was to write
+    }
     let indent = indent(raw);
     let text = raw.get(indent..).unwrap_or_default();
     let Some(first) = text.first() else {

@@ -281,6 +281,9 @@ fn add_section_goes_behind_its_neighbour() {
     assert!(d.add_section(Paste3, "s", &[], None).is_err());
     assert!(d.add_section(Paste3, "a]b", &[], None).is_err());
     assert!(d.add_section(Paste3, "", &[], None).is_err());
+    for name in ["a\n", "a]\n[b"] {
+        assert!(d.add_section(Paste3, name, &[("k", "v")], None).is_err(), "{name:?} is no line");
+    }
     assert_eq!(text(&d), "[s]\na = 1\n");
 }
 

@@ -7,6 +7,8 @@
 //!
 //! `kek_data.plugin_name` decides which rule applies to a row, never the configuration.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod hex;
 mod meta;
 mod simple;

@@ -144,6 +144,15 @@ fn parse(text: &str) -> Result<Vec<(String, Zeroizing<String>)>> {
     Ok(all)
 }
 
+/// What is held of any file of variables ([`crate::fuzz`]).
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    for (name, value) in parse(text).unwrap_or_default() {
+        assert!(!name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{name:?}");
+        assert!(value.len() <= text.len());
+    }
+}
+
 fn ends_line(c: char) -> bool {
     matches!(c, '\n' | '\r')
 }

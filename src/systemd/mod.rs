@@ -11,6 +11,9 @@ mod launch;
 pub mod notify;
 mod transient;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use environment::fuzz;
+
 use std::path::Path;
 use std::time::Duration;
 

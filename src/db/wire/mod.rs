@@ -2,6 +2,8 @@
 //!
 //! It knows the two drivers and nothing about Barbican. Both sessions are set up so that one text of SQL means the same
 //! in both: `"x"` quotes a name, `'x'` a string in which only `''` is special, `||` joins, times are UTC.
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod mysql;
 mod postgresql;
 pub(super) mod target;
