@@ -4,16 +4,23 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawDir, ResolveFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::crash;
 
 mod walk;
+
+/// The most that is read of a file, in bytes: whose owner makes it larger must not take all memory.
+const LARGEST: u64 = 64 << 20;
+
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
 
 /// SHA-256 of bytes, in hexadecimal.
 #[must_use]
@@ -50,7 +57,7 @@ impl std::fmt::Debug for Contents {
 /// The directory below which all paths are taken: `/`, or an image.
 ///
 /// Symbolic links, also absolute ones and those through `..`, are resolved as if this directory were `/`, so nothing outside of it is ever touched: by
-/// the kernel (openat2 with RESOLVE_IN_ROOT), or name by name where it has no such call.
+/// the kernel (openat2 with RESOLVE_IN_ROOT), or name by name where it has no such call, and for files that are read or written.
 #[derive(Debug)]
 pub struct Root {
     directory: OwnedFd,
@@ -138,19 +145,27 @@ impl Root {
     /// Reads a regular file; `None` if there is none.
     ///
     /// # Errors
-    /// If it cannot be read, or is not a regular file.
+    /// If it cannot be read, is not a regular file, is too large to be a file of anybody's settings, or is led to by a link that somebody turned
+    /// there ([`Place::check`]).
     pub fn read(&self, path: &Path) -> Result<Option<Contents>> {
-        let file = match self.at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(fd) => File::from(fd),
+        let reading = || format!("reading {}", path.display());
+        let place = match self.place(path) {
+            Ok(place) => place,
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-            Err(e) => return Err(e).with_context(|| format!("reading {}", path.display())),
+            Err(e) => return Err(e).with_context(reading),
         };
-        let stat = rustix::fs::fstat(&file).with_context(|| format!("reading {}", path.display()))?;
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-            bail!("{} is not a regular file", path.display());
-        }
+        // Looked at before it is opened: opening a device can do something already.
+        let Some(kind) = place.kind else { return Ok(None) };
+        let file = if kind == FileType::RegularFile { place.open().with_context(reading)? } else { None };
+        let stat = file.as_ref().map(rustix::fs::fstat).transpose().with_context(reading)?;
+        let regular = stat.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let (Some(file), Some(stat)) = (file, regular) else { bail!("{} is not a regular file", path.display()) };
+        place.check(stat.st_uid, None).with_context(reading)?;
         let mut bytes = Vec::new();
-        (&file).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+        file.take(LARGEST + 1).read_to_end(&mut bytes).with_context(reading)?;
+        if u64::try_from(bytes.len())? > LARGEST {
+            bail!("{} is larger than {} MiB", path.display(), LARGEST >> 20);
+        }
         let attributes = Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid };
         Ok(Some(Contents { bytes, attributes }))
     }
@@ -253,18 +268,66 @@ impl Root {
             .with_context(|| format!("opening directory {}", self.shown(path).display()))
     }
 
-    /// The directory that really holds `path` and the name in it: links are followed, so that a linked file is replaced, not its link.
-    fn place(&self, path: &Path) -> Result<(OwnedFd, PathBuf, OsString)> {
-        let real = match self.at(path, OFlags::PATH, Mode::empty()) {
-            Ok(fd) => {
-                let real = link_of(&fd)?;
-                Path::new("/").join(real.strip_prefix(&self.path).unwrap_or(&real))
-            }
-            Err(_) => path.to_owned(),
+    /// Follows `path` by hand, name by name, to the directory that really holds it: links are followed, so that a linked file is replaced, not its
+    /// link. Each directory stays open, so nobody can turn the way between a look and the use.
+    fn place(&self, path: &Path) -> rustix::io::Result<Place> {
+        let parts = |path: &Path| -> Vec<OsString> {
+            let named = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir));
+            named.map(|c| c.as_os_str().to_owned()).rev().collect()
         };
-        let parent = real.parent().with_context(|| format!("{} has no directory", path.display()))?;
-        let name = real.file_name().with_context(|| format!("{} has no name", path.display()))?;
-        Ok((self.directory_fd(parent)?, parent.to_owned(), name.to_owned()))
+        let (mut way, mut todo) = (Vec::new(), parts(path));
+        let (mut links, mut strangers) = (0, Vec::new());
+        let root = rustix::fs::fstat(&self.directory)?.st_uid;
+        let own = [0, root, rustix::process::geteuid().as_raw()];
+        while let Some(name) = todo.pop() {
+            if name == ".." {
+                way.pop();
+                continue;
+            }
+            let here = way.last().unwrap_or(&self.directory);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = match rustix::fs::openat(here, &name, flags, Mode::empty()) {
+                Err(Errno::NOENT) if todo.is_empty() => None,
+                opened => Some(opened?),
+            };
+            let stat = fd.as_ref().map(rustix::fs::fstat).transpose()?;
+            match (fd, stat.as_ref().map(|stat| FileType::from_raw_mode(stat.st_mode))) {
+                (Some(link), Some(FileType::Symlink)) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Errno::LOOP);
+                    }
+                    strangers.extend(stat.map(|stat| stat.st_uid).filter(|uid| !own.contains(uid)));
+                    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
+                    let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
+                    if target.is_absolute() {
+                        way.clear();
+                    }
+                    todo.extend(parts(&target));
+                }
+                (_, kind) if todo.is_empty() => {
+                    let directory = rustix::fs::openat(here, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                    return Ok(Place { directory, name, kind, strangers });
+                }
+                (Some(directory), Some(FileType::Directory)) => way.push(directory),
+                _ => return Err(Errno::NOTDIR),
+            }
+        }
+        // The root itself, or what ends in `..`.
+        Err(Errno::ISDIR)
+    }
+
+    /// Where a file really is on this host, for a library that opens it by itself and may write there.
+    ///
+    /// # Errors
+    /// If it is missing, or is led to by a link that somebody turned there ([`Place::check`]).
+    pub fn file_path(&self, path: &Path) -> Result<PathBuf> {
+        let looking = || format!("looking for {}", self.shown(path).display());
+        let place = self.place(path).with_context(looking)?;
+        let stat =
+            rustix::fs::statat(&place.directory, &place.name, AtFlags::SYMLINK_NOFOLLOW).with_context(looking)?;
+        place.check(stat.st_uid, Some(rustix::fs::fstat(&place.directory)?.st_uid)).with_context(looking)?;
+        Ok(link_of(&place.directory)?.join(place.name))
     }
 
     /// Writes a file as a whole, atomically: after a crash it has its old or its new contents. The new contents and the directory are synced.
@@ -278,8 +341,12 @@ impl Root {
     }
 
     fn write_inner(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> Result<()> {
-        let (directory, parent, name) = self.place(path)?;
-        let old = self.at(&parent.join(&name), OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty());
+        let place = self.place(path)?;
+        let old = place.open()?;
+        let owner = rustix::fs::fstat(&place.directory)?.st_uid;
+        let of = old.as_ref().map_or(Ok(owner), |old| rustix::fs::fstat(old).map(|stat| stat.st_uid))?;
+        place.check(of, Some(owner))?;
+        let (directory, name) = (place.opened()?, place.name);
         let temporary = temporary_name(&name);
         discard(&directory, &temporary)?;
         let fd = rustix::fs::openat(
@@ -289,7 +356,7 @@ impl Root {
             Mode::from_raw_mode(0o600),
         )?;
         crash::point("file begun");
-        let written = fill(fd, bytes, attributes, old.ok().as_ref()).and_then(|()| {
+        let written = fill(fd, bytes, attributes, old.as_ref()).and_then(|()| {
             crash::point("file written");
             Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?)
         });
@@ -325,8 +392,9 @@ impl Root {
     /// # Errors
     /// If it cannot be removed.
     pub fn settle(&self, path: &Path) -> Result<()> {
-        let (directory, _, name) = self.place(path)?;
-        discard(&directory, &temporary_name(&name)).with_context(|| format!("tidying beside {}", path.display()))
+        let tidying = || format!("tidying beside {}", path.display());
+        let place = self.place(path).with_context(tidying)?;
+        discard(&place.directory, &temporary_name(&place.name)).with_context(tidying)
     }
 
     /// Removes what a crash left of writing files in a directory of our own. No directory is no error.
@@ -355,8 +423,12 @@ impl Root {
     /// # Errors
     /// If something in it cannot be removed.
     pub fn remove_tree(&self, path: &Path) -> Result<()> {
-        let real = self.real_path(path)?;
-        std::fs::remove_dir_all(&real).with_context(|| format!("removing {}", real.display()))
+        let parent = path.parent().with_context(|| format!("{} has no directory", path.display()))?;
+        let name = path.file_name().with_context(|| format!("{} has no name", path.display()))?;
+        // By the open directory: nobody can turn the way to it meanwhile.
+        let directory = self.directory_fd(parent)?;
+        let real = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        std::fs::remove_dir_all(&real).with_context(|| format!("removing {}", self.shown(path).display()))
     }
 
     /// Makes `link` point to `target`, atomically.
@@ -442,6 +514,44 @@ impl Root {
     }
 }
 
+/// Where a path leads.
+struct Place {
+    directory: OwnedFd,
+    name: OsString,
+    /// What is there; never a link.
+    kind: Option<FileType>,
+    /// Who owns links on the way, besides root and us.
+    strangers: Vec<u32>,
+}
+
+impl Place {
+    /// The file, if there is one: not through a link that has taken its place, and not waiting for anybody.
+    fn open(&self) -> Result<Option<File>> {
+        match self.kind {
+            None => return Ok(None),
+            Some(FileType::RegularFile) => {}
+            Some(_) => bail!("it is not a regular file"),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Some(rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty())?.into()))
+    }
+
+    /// The directory, so that it can be synced.
+    fn opened(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::openat(&self.directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Whoever owns a link on the way must own what it leads to: a file of `owner`, and where it is written also the directory. The service's
+    /// user may own `/etc/barbican`, and could have us read or write anything for it by turning a link.
+    fn check(&self, owner: u32, directory: Option<u32>) -> Result<()> {
+        let turned = |uid: &&u32| **uid != owner || directory.is_some_and(|directory| **uid != directory);
+        if let Some(uid) = self.strangers.iter().find(turned) {
+            bail!("a link of user {uid} leads to what is not theirs: give the link to root (chown -h), or remove it");
+        }
+        Ok(())
+    }
+}
+
 fn link_of(fd: &impl AsRawFd) -> Result<PathBuf> {
     Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?)
 }
@@ -464,11 +574,12 @@ fn discard(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     }
 }
 
-fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&OwnedFd>) -> Result<()> {
+fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&File>) -> Result<()> {
     let attributes = match old {
         Some(old) => {
             let stat = rustix::fs::fstat(old)?;
-            Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
+            // No bit that gives rights: what is written may come from whoever owns the file.
+            Attributes { mode: stat.st_mode & 0o777, uid: stat.st_uid, gid: stat.st_gid }
         }
         None => attributes,
     };

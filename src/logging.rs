@@ -133,6 +133,8 @@ pub fn event(event: Event, text: &str) {
 impl Logger {
     fn write(&self, level: Level, text: &str, event: Option<Event>) {
         let line = format!("{} {} {text}", time::stamp(time::now()), level.as_str().to_lowercase());
+        // No line of a name or value passes for one of ours.
+        let line = line.lines().map(crate::ui::clean).collect::<Vec<_>>().join("\n    ");
         // A log that cannot be written must not stop the run: the journal of the run is what counts.
         if let Ok(mut file) = self.file.lock()
             && let Some(file) = file.as_mut()

@@ -5,7 +5,7 @@ use std::process::{ExitCode, Termination as _};
 use clap::Parser as _;
 use keymgr_upgrade::cli::Cli;
 use keymgr_upgrade::error::Exit;
-use keymgr_upgrade::{commands, hsm, logging};
+use keymgr_upgrade::{commands, hsm, logging, process};
 
 fn main() -> ExitCode {
     // The PKCS#11 worker is this same executable, with nothing of ours started in it.
@@ -22,5 +22,8 @@ fn main() -> ExitCode {
         }
     };
     logging::start(cli.global.verbose);
+    if let Err(error) = process::leave_no_core() {
+        log::warn!("{error:#}");
+    }
     commands::run(cli).report()
 }

@@ -249,6 +249,10 @@ fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) 
 /// A fresh schema, in an empty database or a new file.
 fn create(session: &mut Session, to: &str, mut locks: Locks, yes: bool, exists: bool) -> Outcome {
     let site = super::any_site(session)?;
+    // What is there and was refused, a link for instance, is not nothing.
+    if !exists && site.new_path(&session.host).is_ok_and(|path| path.symlink_metadata().is_ok()) {
+        site.path()?;
+    }
     session.ui.line(format!("{}: no tables yet; a fresh schema of revision {to}", site.shown()));
     if !session.confirm(yes, "Create it?", &format!("db upgrade {to}"))? {
         return Ok((Exit::Done, "db current".to_owned()));
@@ -263,11 +267,6 @@ fn create(session: &mut Session, to: &str, mut locks: Locks, yes: bool, exists: 
     } else {
         let path = site.new_path(&session.host)?;
         Database::create(&path, to).map_err(anyhow::Error::from)?;
-        // The service must be able to write what we made as root: it belongs to whom the directory belongs.
-        let directory = path.parent().context("the database has no directory")?;
-        let owner = std::fs::metadata(directory).context("the directory's owner")?;
-        let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
-        nix::unistd::chown(&path, Some(uid.into()), Some(gid.into())).context("giving the database to its service")?;
     }
     session.ui.set("changed", true);
     session.ui.set("revision", to);

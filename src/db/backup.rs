@@ -16,6 +16,7 @@ use rusqlite::{
 use super::{
     Access, Error, Result, error,
     migrate::copy_all,
+    owner::with_rights,
     rows::fingerprint,
     sqlite::{Sqlite, connect},
 };
@@ -66,6 +67,16 @@ impl Sqlite {
 pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Result<String> {
     let source = open_backup(backup)?;
     let wanted = fingerprint(&source).map_err(|e| error::sqlite(backup, "cannot be read", e))?;
+    // The backup is ours and open; the rest is the database's owner's.
+    let restored = with_rights(path, || restore_from(path, &source, busy_timeout))?;
+    if restored != wanted {
+        return Err(Error::RestoreDiffers { path: path.to_owned(), backup: backup.to_owned() });
+    }
+    Ok(restored)
+}
+
+/// Returns the fingerprint of what is there then.
+fn restore_from(path: &Path, source: &Connection, busy_timeout: Duration) -> Result<String> {
     let mut target = match Sqlite::open(path, Access::ReadWrite, busy_timeout) {
         Ok(target) => target,
         Err(Error::NotADatabase { .. } | Error::Corrupt { .. }) if path.is_file() => {
@@ -74,7 +85,7 @@ pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Res
         }
         Err(other) => return Err(other),
     };
-    copy_pieces(&source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
+    copy_pieces(source, &mut target.conn).map_err(target.fail("cannot be restored"))?;
     crash::point("database restored");
     let restored = target.fingerprint()?;
     target.checkpoint()?;
@@ -82,9 +93,6 @@ pub(super) fn restore(path: &Path, backup: &Path, busy_timeout: Duration) -> Res
     let file = File::open(path).map_err(|e| error::io(path, "cannot be opened", e))?;
     file.sync_all().map_err(|e| error::io(path, "cannot be synced", e))?;
     sync_directory(path)?;
-    if restored != wanted {
-        return Err(Error::RestoreDiffers { path: path.to_owned(), backup: backup.to_owned() });
-    }
     Ok(restored)
 }
 

@@ -29,6 +29,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// What SQLite makes beside a database is something else there, a link for instance.
+    #[error("{}: not a file that SQLite made: remove it, and ask who put it there", .path.display())]
+    Planted {
+        /// What lies there.
+        path: PathBuf,
+    },
     /// SQLite or its integrity check found damage.
     #[error("{}: the database is damaged: {detail}", .path.display())]
     Corrupt {

@@ -7,6 +7,8 @@ mod chain;
 mod direct;
 mod dump;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod guard;
 mod hex;
 mod inventory;
@@ -14,6 +16,7 @@ mod known;
 mod ledger;
 mod lock;
 mod migrate;
+mod owner;
 mod precondition;
 mod rows;
 mod server;
@@ -183,7 +186,7 @@ pub struct Database {
 
 #[derive(Debug)]
 enum Inner {
-    Sqlite(sqlite::Sqlite),
+    Sqlite(owner::Owned),
     Server(server::Server),
 }
 
@@ -201,19 +204,19 @@ impl Database {
 
     /// Opens an existing SQLite file.
     pub fn open_file(path: &Path, access: Access, busy_timeout: Duration) -> Result<Self> {
-        let inner = Inner::Sqlite(sqlite::Sqlite::open(path, access, busy_timeout)?);
+        let inner = Inner::Sqlite(owner::Owned::open(path, access, busy_timeout)?);
         Ok(Self { inner })
     }
 
     /// Undoes the transaction that a killed process left in a SQLite file, and removes its journal: one that is
     /// about to look only must not, and cannot. A live process's transaction is [`Error::Locked`].
     pub fn settle(path: &Path, busy_timeout: Duration) -> Result<()> {
-        sqlite::settle(path, busy_timeout)
+        owner::with_rights(path, || sqlite::settle(path, busy_timeout))
     }
 
     /// Creates a SQLite file, mode 0600, with the schema of a fresh installation at `revision`.
     pub fn create(path: &Path, revision: &str) -> Result<Self> {
-        let inner = Inner::Sqlite(sqlite::Sqlite::create(path, revision)?);
+        let inner = Inner::Sqlite(owner::Owned::create(path, revision)?);
         Ok(Self { inner })
     }
 
@@ -230,7 +233,7 @@ impl Database {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => Some(sqlite.path.clone()),
+            Inner::Sqlite(sqlite) => Some(sqlite.path().clone()),
             Inner::Server(_) => None,
         }
     }
@@ -238,7 +241,7 @@ impl Database {
     /// What errors call it: the file, or the URL without a password.
     fn shown(&self) -> String {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.path.display().to_string(),
+            Inner::Sqlite(sqlite) => sqlite.path().display().to_string(),
             Inner::Server(server) => server.wire.url().to_owned(),
         }
     }
@@ -246,7 +249,7 @@ impl Database {
     /// How much room it takes, in bytes, as the file system or the server's catalog says.
     pub fn size(&self) -> Result<u64> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.size(),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.size(),
             Inner::Server(server) => server.size(),
         }
     }
@@ -254,7 +257,7 @@ impl Database {
     /// What `alembic_version` says. Two rows or an unknown id are errors.
     pub fn revision(&self) -> Result<Ledger> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.revision(),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.revision(),
             Inner::Server(server) => server.revision(),
         }
     }
@@ -267,7 +270,7 @@ impl Database {
     /// The live schema, `alembic_version` aside.
     pub fn shape(&self) -> Result<Shape> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.shape(),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.shape(),
             Inner::Server(server) => server.shape(),
         }
     }
@@ -275,7 +278,7 @@ impl Database {
     /// Compares the live schema with those known for `revision`.
     pub fn verify(&self, revision: &str) -> Result<Verification> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.verify(revision),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.verify(revision),
             Inner::Server(server) => server.verify(revision),
         }
     }
@@ -290,7 +293,7 @@ impl Database {
     /// left half done.
     pub fn leads_to(&self, from: &str, to: &str) -> Result<()> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => match sqlite.verify(from)? {
+            Inner::Sqlite(sqlite) => match sqlite.reading()?.verify(from)? {
                 Verification { matches: Some(_), .. } => Ok(()),
                 Verification { differences, .. } => Err(Error::UnknownShape { revision: from.to_owned(), differences }),
             },
@@ -302,7 +305,7 @@ impl Database {
     /// only if the live shape is one known for it, else [`Error::UnknownShape`].
     pub fn stamp(&mut self, revision: &str, proof: Proof) -> Result<()> {
         match &mut self.inner {
-            Inner::Sqlite(sqlite) => sqlite.stamp(revision, proof),
+            Inner::Sqlite(sqlite) => sqlite.writing()?.stamp(revision, proof),
             Inner::Server(server) => server.stamp(revision, proof),
         }
     }
@@ -311,7 +314,7 @@ impl Database {
     /// empty copy of the live schema, or on a model of it. `from` is `None` for a database without tables.
     pub fn migration_sql(&self, from: Option<&str>, to: &str) -> Result<Vec<(String, Vec<String>)>> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.migration_sql(from, to),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.migration_sql(from, to),
             Inner::Server(server) => server.migration_sql(from, to),
         }
     }
@@ -319,7 +322,7 @@ impl Database {
     /// The rows that stand in the way of the way from `from` to `to`. Reads only.
     pub fn preconditions(&self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Vec<Offence>> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.preconditions(from, to, orphans),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.preconditions(from, to, orphans),
             Inner::Server(server) => server.preconditions(from, to, orphans),
         }
     }
@@ -329,7 +332,7 @@ impl Database {
     /// anything is done where that can be told beforehand; what stopped half-way is taken up again.
     pub fn migrate(&mut self, from: Option<&str>, to: &str, orphans: Orphans) -> Result<Migrated> {
         match &mut self.inner {
-            Inner::Sqlite(sqlite) => sqlite.migrate(from, to, orphans),
+            Inner::Sqlite(sqlite) => sqlite.writing()?.migrate(from, to, orphans),
             Inner::Server(server) => server.migrate(from, to, orphans),
         }
     }
@@ -338,7 +341,7 @@ impl Database {
     /// independent of the order of rows and columns.
     pub fn fingerprint(&self) -> Result<String> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.fingerprint(),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.fingerprint(),
             Inner::Server(server) => server.fingerprint(),
         }
     }
@@ -346,7 +349,7 @@ impl Database {
     /// Rows per table, `alembic_version` included.
     pub fn row_counts(&self) -> Result<BTreeMap<String, u64>> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.row_counts(),
+            Inner::Sqlite(sqlite) => sqlite.reading()?.row_counts(),
             Inner::Server(server) => server.row_counts(),
         }
     }
@@ -370,7 +373,7 @@ impl Database {
     /// fingerprint of what is there then. May be repeated after a crash.
     pub fn restore_from(&self, backup: &Path) -> Result<String> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path.clone() }),
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
             Inner::Server(server) => server.restore_from(backup),
         }
     }
@@ -395,7 +398,7 @@ impl Database {
     /// The shell commands that restore the backup `file` by hand, run in its directory. No password is in them.
     pub fn restore_commands(&self, file: &str) -> Result<String> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => Ok(dump::sqlite_commands(&sqlite.path, file)),
+            Inner::Sqlite(sqlite) => Ok(dump::sqlite_commands(sqlite.path(), file)),
             Inner::Server(server) => server.restore_commands(file),
         }
     }
@@ -413,7 +416,7 @@ impl Database {
     pub fn by_hand(&self) -> Result<(String, String)> {
         match &self.inner {
             Inner::Sqlite(sqlite) => {
-                let file = shell_word(&sqlite.path.display().to_string());
+                let file = shell_word(&sqlite.path().display().to_string());
                 Ok((format!("sqlite3 {file}"), format!("sqlite3 {file} \".backup '$backup/database.sqlite'\"")))
             }
             Inner::Server(server) => server.by_hand(),
@@ -433,7 +436,7 @@ impl Database {
 
     fn replace(&mut self, table: &str, column: &str, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {
         match &mut self.inner {
-            Inner::Sqlite(sqlite) => sqlite.replace(table, column, id, old, new),
+            Inner::Sqlite(sqlite) => sqlite.writing()?.replace(table, column, id, old, new),
             Inner::Server(server) => server.replace(table, column, id, old, new),
         }
     }
@@ -444,20 +447,20 @@ impl Database {
         work: impl FnOnce(&mut Self) -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => sqlite.begin()?,
+            Inner::Sqlite(sqlite) => sqlite.reading()?.begin()?,
             Inner::Server(server) => server.begin()?,
         }
         match work(self) {
             Ok(value) => {
                 match &self.inner {
-                    Inner::Sqlite(sqlite) => sqlite.commit()?,
+                    Inner::Sqlite(sqlite) => sqlite.reading()?.commit()?,
                     Inner::Server(server) => server.commit()?,
                 }
                 Ok(value)
             }
             Err(why) => {
                 match &self.inner {
-                    Inner::Sqlite(sqlite) => sqlite.rollback(),
+                    Inner::Sqlite(sqlite) => sqlite.reading()?.rollback(),
                     Inner::Server(server) => server.rollback(),
                 }
                 Err(why)

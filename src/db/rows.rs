@@ -17,7 +17,7 @@ impl Database {
     /// Runs a query that every dialect reads alike.
     pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => Ok(sqlite.query(sql)?.1),
+            Inner::Sqlite(sqlite) => Ok(sqlite.reading()?.query(sql)?.1),
             Inner::Server(server) => server.query(sql),
         }
     }

@@ -1,7 +1,7 @@
 //! A SQLite database file: opening, ledger, shape, transactions.
 use std::{
     fs::{self, OpenOptions},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,7 +20,7 @@ pub(super) struct Sqlite {
 
 impl Sqlite {
     pub(super) fn open(path: &Path, access: Access, busy_timeout: Duration) -> Result<Self> {
-        match fs::metadata(path) {
+        match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_file() => {}
             Ok(_) => {
                 return Err(Error::NotADatabase { path: path.to_owned() });
@@ -34,7 +34,8 @@ impl Sqlite {
             Access::ReadOnly => OpenFlags::SQLITE_OPEN_READ_ONLY,
             Access::ReadWrite => OpenFlags::SQLITE_OPEN_READ_WRITE,
         };
-        let conn = connect(path, flags, busy_timeout)?;
+        // Whoever asks has followed the links; one that is there now was put in between.
+        let conn = connect(path, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW, busy_timeout)?;
         let fail = |e| error::sqlite(path, "cannot be opened", e);
         if access == Access::ReadWrite && conn.is_readonly(rusqlite::MAIN_DB).map_err(fail)? {
             // SQLite silently falls back to reading where it may not write.
@@ -48,10 +49,11 @@ impl Sqlite {
     pub(super) fn create(path: &Path, revision: &str) -> Result<Self> {
         position(revision)?;
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        made.map_err(|e| {
+        let made = made.map_err(|e| {
             let exists = e.kind() == std::io::ErrorKind::AlreadyExists;
             if exists { Error::Exists { path: path.to_owned() } } else { error::io(path, "cannot be created", e) }
         })?;
+        give(&made, path)?;
         let new = Self::open(path, Access::ReadWrite, Duration::ZERO).and_then(|mut new| {
             new.migrate(None, revision, super::Orphans::Refuse)?;
             Ok(new)
@@ -111,6 +113,20 @@ impl Sqlite {
         self.conn.execute_batch(&statements.join(";\n")).map_err(self.fail("cannot write alembic_version"))
     }
 
+    /// Starts a transaction that looks: from now on no other file is opened for looking.
+    pub(super) fn begin_look(&self) -> Result<()> {
+        let begin = || {
+            self.conn.execute_batch("BEGIN")?;
+            self.conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        };
+        begin().map_err(self.fail("cannot be looked at"))
+    }
+
+    /// Ends it.
+    pub(super) fn end_look(&self) {
+        self.rollback();
+    }
+
     /// Starts a transaction that holds the write lock from the first moment.
     pub(super) fn begin(&self) -> Result<()> {
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.fail("cannot start a transaction"))?;
@@ -139,6 +155,17 @@ impl Sqlite {
             log::error!("{}: cannot roll back: {e}", self.path.display());
         }
     }
+}
+
+/// The service must be able to write what we made as root: it belongs to whom the directory belongs.
+fn give(made: &fs::File, path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = fs::metadata(parent).map_err(|e| error::io(parent, "cannot be looked at", e))?;
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    std::os::unix::fs::fchown(made, Some(directory.uid()), Some(directory.gid()))
+        .map_err(|e| error::io(path, "cannot be given to its directory's owner", e))
 }
 
 /// Opening for writing plays back a journal that is whole. One whose process died before it had changed a page

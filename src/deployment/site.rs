@@ -405,7 +405,7 @@ fn sqlite_path(root: &Root, url: &Url) -> Result<PathBuf> {
     if !root.exists(&path) {
         bail!("{}", missing());
     }
-    root.real_path(&path).with_context(missing)
+    root.file_path(&path).with_context(|| format!("database {url}"))
 }
 
 /// The simple_crypto keys as `release` reads them: one up to 19.0.0, of which the last line counts, then several.

@@ -7,21 +7,16 @@ mod pooler;
 mod sessions;
 
 use std::{
-    fs::{self, File},
-    io::Read as _,
-    os::{
-        fd::AsFd as _,
-        unix::{fs::OpenOptionsExt as _, process::ExitStatusExt as _},
-    },
+    fs,
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::poll::{PollFd, PollFlags, poll};
-
 use crate::{
     common::Said,
+    paused::{Paused, piped},
     server_schema::HEAD,
     servers::{Base, Kind},
 };
@@ -105,11 +100,7 @@ impl Controller {
 
     /// Starts the binary, which then waits at every crash point: its log of them is a pipe that nobody reads.
     fn paused(&self, arguments: &[&str]) -> Paused {
-        let pipe = self.path("points");
-        fs::remove_file(&pipe).ok();
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let child = piped(self.command(arguments).env("KEYMGR_UPGRADE_CRASH_LOG", &pipe));
-        Paused { child, pipe }
+        Paused::start(&mut self.command(arguments), self.path("points"))
     }
 
     /// Starts it and does not wait for its end.
@@ -122,78 +113,12 @@ impl Controller {
     }
 }
 
-fn piped(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
 fn ended(child: Child) -> Said {
     let output = child.wait_with_output().unwrap();
     Said {
         code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
-/// A process of the binary that stops at each crash point until it is let on.
-struct Paused {
-    child: Child,
-    pipe: PathBuf,
-}
-
-impl Paused {
-    /// Lets it on, point by point, until `there` is true of one that it passed; it then stands at one of the next.
-    #[track_caller]
-    fn until(&mut self, mut there: impl FnMut(&str) -> bool) {
-        loop {
-            if self.child.try_wait().unwrap().is_some() {
-                let mut words = String::new();
-                self.child.stdout.take().unwrap().read_to_string(&mut words).unwrap();
-                self.child.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-                panic!("it ended before it came there:\n{words}");
-            }
-            // It goes on for as long as this is open, so that is no longer than until the name is read.
-            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
-            let mut pipe = File::options().read(true).custom_flags(flags).open(&self.pipe).unwrap();
-            let mut ready = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut ready, 100_u16).unwrap() == 0 {
-                continue;
-            }
-            let mut bytes = [0; 4096];
-            let Ok(count) = pipe.read(&mut bytes) else { continue };
-            drop(pipe);
-            if String::from_utf8_lossy(&bytes[..count]).lines().any(&mut there) {
-                return;
-            }
-        }
-    }
-
-    /// Lets it run to its end.
-    fn go(mut self) -> Said {
-        let pipe = self.pipe.clone();
-        let reader = std::thread::spawn(move || {
-            let mut name = String::new();
-            // Read and write: there is always a writer, and no end.
-            let mut file = File::options().read(true).write(true).open(pipe).unwrap();
-            let mut bytes = [0; 4096];
-            while !name.ends_with("END\n") {
-                let n = file.read(&mut bytes).unwrap();
-                name = String::from_utf8_lossy(&bytes[..n]).into_owned();
-            }
-        });
-        let mut out = (String::new(), String::new());
-        self.child.stdout.take().unwrap().read_to_string(&mut out.0).unwrap();
-        self.child.stderr.take().unwrap().read_to_string(&mut out.1).unwrap();
-        let status = self.child.wait().unwrap();
-        std::io::Write::write_all(&mut File::options().append(true).open(&self.pipe).unwrap(), b"END\n").unwrap();
-        reader.join().unwrap();
-        Said { code: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), out: out.0, err: out.1 }
-    }
-
-    /// SIGKILL, as a power loss would end it.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
     }
 }
 

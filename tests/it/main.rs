@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and starts and writes what it looks at"
 )]
 
+mod access;
 mod bad_input;
 mod catalogue;
 mod cli;
@@ -22,6 +23,7 @@ mod live;
 mod lock;
 mod manual;
 mod moving;
+mod paused;
 mod portable;
 mod product;
 mod proof;
@@ -30,6 +32,7 @@ mod readme;
 mod real_barbican;
 mod rpm;
 mod safety;
+mod secrets;
 mod server_barbican;
 mod server_crash;
 mod server_refusals;
