@@ -75,7 +75,11 @@ impl Sandbox {
     /// A copy of it as it stands, in memory where that is to be had.
     pub(crate) fn copy(&self) -> Self {
         let memory = Path::new("/dev/shm");
-        let place = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        self.copy_in(&if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() })
+    }
+
+    /// A copy of it as it stands, below a directory.
+    pub(crate) fn copy_in(&self, place: &Path) -> Self {
         let base = tempfile::Builder::new().prefix("keymgr-it-").tempdir_in(place).unwrap();
         let copy = Self { base };
         let status = Command::new("cp").arg("-a").arg(self.root()).arg(copy.root()).status().unwrap();

@@ -78,6 +78,16 @@ impl Private {
         Self { server: Server::start(kind, environment, options) }
     }
 
+    /// Starts it once more after it was killed, on what it left.
+    pub(crate) fn again(&self, options: &[&str]) {
+        let server = &self.server;
+        let mut command = Command::new("setsid");
+        command.args(["-w", SCRIPT, "start", server.kind.name()]).arg(&server.dir).arg(server.port.to_string());
+        command.args(options);
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(quiet.status().unwrap().success(), "{} does not start again", server.kind.name());
+    }
+
     /// Kills it, as a power cut does, and returns when it is gone; its directory stays until the drop.
     pub(crate) fn kill(&self) {
         let server = &self.server;
@@ -361,6 +371,56 @@ impl Base {
         }
     }
 
+    /// Waits until no session of an ordinary user is on it: what a killed client had asked for last has then been carried out or undone.
+    pub(crate) fn settle(&self) {
+        let sessions = match self.server.kind {
+            Kind::Postgresql => {
+                format!("SELECT pid FROM pg_stat_activity WHERE datname = '{}' AND usename = 'barbican'", self.name)
+            }
+            Kind::Mariadb => {
+                format!(
+                    "SELECT ID FROM information_schema.PROCESSLIST WHERE DB = '{}' AND USER = 'barbican'",
+                    self.name
+                )
+            }
+        };
+        let begun = std::time::Instant::now();
+        while !self.sql(&sessions).is_empty() {
+            assert!(begun.elapsed().as_secs() < 60, "sessions stay on {}", self.name);
+        }
+    }
+
+    /// What is in it, to be put back later.
+    pub(crate) fn keep(&self) -> Kept {
+        self.settle();
+        match self.server.kind {
+            Kind::Postgresql => {
+                static NEXT: AtomicU32 = AtomicU32::new(0);
+                let name = format!("{}_kept_{}", self.name, NEXT.fetch_add(1, Ordering::Relaxed));
+                self.server.admin(&format!("CREATE DATABASE {name} OWNER barbican TEMPLATE {}", self.name));
+                Kept::Template(Self { server: self.server.clone(), name })
+            }
+            Kind::Mariadb => Kept::Text(self.dump()),
+        }
+    }
+
+    /// Makes it what it was when that was kept.
+    pub(crate) fn put_back(&self, kept: &Kept) {
+        self.settle();
+        let name = &self.name;
+        match kept {
+            Kept::Template(kept) => {
+                self.server.admin(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
+                self.server.admin(&format!("CREATE DATABASE {name} OWNER barbican TEMPLATE {}", kept.name));
+            }
+            Kept::Text(text) => {
+                self.server
+                    .admin(&format!("DROP DATABASE IF EXISTS {name}; CREATE DATABASE {name} CHARACTER SET utf8;"));
+                self.load(text);
+            }
+        }
+    }
+
     /// All of it as text, by the server's own dump program.
     pub(crate) fn dump(&self) -> String {
         let server = &self.server;
@@ -387,6 +447,15 @@ impl Base {
         }
         said(command.arg(&self.name))
     }
+}
+
+/// A database as it was.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    /// PostgreSQL copies a whole database.
+    Template(Base),
+    /// Statements that make it.
+    Text(String),
 }
 
 /// Percent-encodes all but letters and digits.

@@ -10,15 +10,15 @@ use keymgr_upgrade::files::Root;
 use keymgr_upgrade::journal;
 
 use super::state::State;
-use super::{CONF, Case, Sandbox, kill_at};
+use super::{CONF, Case, Host, kill_at};
 
 /// A run that was killed when its configuration file was replaced.
-fn interrupted() -> (&'static Case, Sandbox, PathBuf) {
+fn interrupted() -> (&'static Case, Host, PathBuf) {
     killed_after_keks("step applied", 2)
 }
 
 /// A run that was killed at the `count`-th point of this name after the last KEK, and what it was to become.
-fn killed_after_keks(name: &str, count: usize) -> (&'static Case, Sandbox, PathBuf) {
+fn killed_after_keks(name: &str, count: usize) -> (&'static Case, Host, PathBuf) {
     static CASE: OnceLock<Case> = OnceLock::new();
     let case = CASE.get_or_init(|| Case::upgrade("mitaka"));
     let sandbox = case.before.copy();
@@ -64,7 +64,7 @@ fn a_torn_last_record_is_dropped() {
 
 /// Each verb refuses with this exit code and these words, and changes nothing.
 #[track_caller]
-fn refused(case: &Case, sandbox: &Sandbox, verbs: &[&[&str]], code: i32, words: &[&str]) {
+fn refused(case: &Case, sandbox: &Host, verbs: &[&[&str]], code: i32, words: &[&str]) {
     let before = State::of(sandbox);
     for verb in verbs {
         let said = sandbox.run(verb).expect(code);

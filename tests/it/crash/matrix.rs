@@ -1,30 +1,37 @@
 //! Every named crash point, then `resume` or `rollback`.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Case, KILLED, Sandbox, Tally, kill_at, undisturbed};
+use super::{Case, Host, KILLED, Tally, kill_at, no_record_is_torn, undisturbed};
 use crate::common::said;
 
-const RESUME: &[&str] = &["resume"];
-const ROLLBACK: &[&str] = &["rollback", "--yes"];
+pub(super) const RESUME: &[&str] = &["resume"];
+pub(super) const ROLLBACK: &[&str] = &["rollback", "--yes"];
 
 /// Kills at each of `points`, looks, and goes both ways from there.
 fn both_ways(case: &Case, points: &[usize], tally: &Tally) {
     let name = |point: &usize| format!("{} killed at {point}, {}", case.command[0], case.points[point - 1]);
     tally.each(points, name, |point| {
-        let crashed = case.before.copy();
+        let crashed = case.fresh();
         kill_at(&crashed, &case.command, *point);
         part_ways(case, crashed);
     });
 }
 
 /// Looks at what a crash left, and goes both ways from there.
-fn part_ways(case: &Case, crashed: Sandbox) {
+pub(super) fn part_ways(case: &Case, crashed: Host) {
+    no_record_is_torn(&crashed);
+    both_from(case, crashed);
+}
+
+/// The same, where a record may be torn.
+pub(super) fn both_from(case: &Case, crashed: Host) {
     case.check_crashed(&crashed);
-    let other = crashed.copy();
+    let (other, kept) = (crashed.copy(), crashed.keep());
     case.finish(&crashed, RESUME);
     drop(crashed);
+    other.put_back(kept.as_ref());
     case.finish(&other, ROLLBACK);
 }
 
@@ -129,10 +136,10 @@ fn killed_twice_at_any_point() {
 }
 
 /// A sequence of numbers that looks random, the same in each run (Knuth's MMIX generator).
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
@@ -140,16 +147,14 @@ impl Numbers {
 
 /// Kills after `count` delays within the time that the command takes.
 fn at_random(case: &Case, count: usize, tally: &Tally) {
-    let begin = Instant::now();
-    undisturbed(&case.before, &case.command);
-    let whole = u64::try_from(begin.elapsed().as_micros()).unwrap();
+    let whole = u64::try_from(case.took.as_micros()).unwrap();
     let mut numbers = Numbers(2026);
     let delays: Vec<Duration> = (0..count).map(|_| Duration::from_micros(numbers.below(whole))).collect();
     tally.each(
         &delays,
         |delay| format!("{} killed after {delay:?}", case.command[0]),
         |delay| {
-            let sandbox = case.before.copy();
+            let sandbox = case.fresh();
             let mut child = sandbox.command(&case.command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             std::thread::sleep(*delay);
             child.kill().unwrap();
@@ -180,7 +185,7 @@ fn killed_at_many_random_instants() {
 const CALLS: &str = "write,pwrite64,openat,openat2,rename,renameat,renameat2,unlink,unlinkat,ftruncate,fsync,fdatasync,\
                      mkdir,mkdirat,symlinkat,fchmod,fchown,fsetxattr,rmdir,close";
 
-fn traced(sandbox: &Sandbox, arguments: &[&str], options: &[&str]) -> Command {
+pub(super) fn traced(sandbox: &Host, arguments: &[&str], options: &[&str]) -> Command {
     let plain = sandbox.command(arguments);
     let mut command = Command::new("strace");
     command.args(options).arg(plain.get_program()).args(plain.get_args()).env_clear().stdin(Stdio::null());
@@ -206,7 +211,7 @@ fn at_system_calls(case: &Case, count: usize, tally: &Tally) {
     let chosen: Vec<(&str, usize)> = calls.into_iter().skip(begin).step_by(step).collect();
     let name = |(call, n): &(&str, usize)| format!("{} killed before {call} number {n}", case.command[0]);
     tally.each(&chosen, name, |(call, n)| {
-        let sandbox = case.before.copy();
+        let sandbox = case.fresh();
         let inject = format!("inject={call}:signal=SIGKILL:when={n}");
         let options = ["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
         said(&mut traced(&sandbox, &case.command, &options)).expect(KILLED);

@@ -2,14 +2,19 @@
 
 mod damage;
 mod disk;
+mod faults;
 mod matrix;
+mod power;
 mod state;
+mod whole;
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use keymgr_upgrade::db::Dialect;
 use keymgr_upgrade::files::Root;
 use keymgr_upgrade::journal::{self, Journal, Phase, RunState};
 use keymgr_upgrade::plan::Plan;
@@ -18,6 +23,8 @@ use keymgr_upgrade::units;
 
 use self::state::State;
 use crate::common::{Sandbox, said};
+use crate::server_schema::{Look, dump, server};
+use crate::servers::{self, Base, Kept};
 
 /// What SIGKILL makes of an exit code.
 const KILLED: i32 = 137;
@@ -26,10 +33,44 @@ const CONF: &str = "etc/barbican/barbican.conf";
 const PASTE: &str = "etc/barbican/barbican-api-paste.ini";
 const DATABASE: &str = "var/lib/barbican/barbican.sqlite";
 
-/// The genuine Liberty deployment, with what an operator may have made of its files: a linked paste file, an owner, an extended attribute, a
-/// drop-in of his own.
-fn deployment() -> Sandbox {
-    let sandbox = Sandbox::liberty();
+/// A sandbox with the database that its configuration names, where that is not a file in it.
+struct Host {
+    sandbox: Sandbox,
+    base: Option<Arc<Base>>,
+}
+
+impl std::ops::Deref for Host {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        &self.sandbox
+    }
+}
+
+impl Host {
+    /// A copy of the files; a database on a server stays the same one.
+    fn copy(&self) -> Self {
+        Self { sandbox: self.sandbox.copy(), base: self.base.clone() }
+    }
+
+    /// The rows on the server, to be put back for the second way from here.
+    fn keep(&self) -> Option<Kept> {
+        self.base.as_ref().map(|base| base.keep())
+    }
+
+    fn put_back(&self, kept: Option<&Kept>) {
+        if let (Some(base), Some(kept)) = (&self.base, kept) {
+            base.put_back(kept);
+        }
+    }
+}
+
+/// The genuine Liberty deployment on this kind of database, with what an operator may have made of its files: a linked paste file, an owner, an
+/// extended attribute, a drop-in of his own.
+fn deployment(dialect: Dialect) -> Host {
+    // In memory: that of the disk has time for nobody else while it syncs.
+    let sandbox = Sandbox::liberty().copy();
+    let base = (dialect != Dialect::Sqlite).then(|| Arc::new(on_server(&sandbox, dialect)));
     sandbox.write("etc/systemd/system/barbican-worker.service.d/limits.conf", "[Service]\nLimitNOFILE=4096\n");
     let (paste, real) = (sandbox.path(PASTE), sandbox.path("etc/paste/barbican.ini"));
     std::fs::create_dir(sandbox.path("etc/paste")).unwrap();
@@ -40,14 +81,37 @@ fn deployment() -> Sandbox {
     rustix::fs::setxattr(&conf, "user.label", b"kept", rustix::fs::XattrFlags::empty()).ok();
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&conf, Some(0), Some(1234)).unwrap();
-        std::os::unix::fs::chown(sandbox.path(DATABASE), Some(4321), Some(1234)).unwrap();
+        if base.is_none() {
+            std::os::unix::fs::chown(sandbox.path(DATABASE), Some(4321), Some(1234)).unwrap();
+        }
     }
-    sandbox
+    Host { sandbox, base }
+}
+
+/// Moves the database of the deployment to a server.
+fn on_server(sandbox: &Sandbox, dialect: Dialect) -> Base {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/liberty/liberty-mariadb.sql");
+    let genuine = servers::mariadb().database(&std::fs::read_to_string(fixture).unwrap());
+    let base = if dialect == Dialect::Mysql {
+        genuine
+    } else {
+        let base = server(dialect).database(&dump(dialect, "chain-4ecde3a3a72a-liberty"));
+        Look::start().copy(&genuine.url(), &base.url());
+        base
+    };
+    let conf = sandbox.read(CONF);
+    let (head, tail) = conf.split_once("sql_connection = ").unwrap();
+    let (_, tail) = tail.split_once('\n').unwrap();
+    sandbox.write(CONF, &format!("{head}sql_connection = {}\n{tail}", base.url()));
+    std::fs::remove_file(sandbox.path(DATABASE)).unwrap();
+    base
 }
 
 /// A command line whose crashes are tried: on what, and what it would come to undisturbed.
 struct Case {
-    before: Sandbox,
+    before: Host,
+    /// What the database on a server is before.
+    kept: Option<Kept>,
     command: Vec<&'static str>,
     /// Where the run began.
     start: State,
@@ -55,34 +119,55 @@ struct Case {
     end: State,
     /// The crash points that an undisturbed run passes, in order.
     points: Vec<String>,
+    /// How long that took.
+    took: Duration,
 }
 
 impl Case {
     fn upgrade(release: &'static str) -> Self {
-        let before = deployment();
+        Self::upgrade_on(Dialect::Sqlite, release)
+    }
+
+    fn upgrade_on(dialect: Dialect, release: &'static str) -> Self {
+        let before = deployment(dialect);
         let way = ["--to", release, "--fast-forward"];
         before.run(&[&["approve"], &way[..]].concat()).expect(0);
         let command = [&["upgrade", "--yes"], &way[..]].concat();
-        let start = State::of(&before);
+        let (start, kept) = (State::of(&before), before.keep());
+        let begin = Instant::now();
         let (after, points) = undisturbed(&before, &command);
+        let took = begin.elapsed();
         let end = State::of(&after);
         assert_ne!(start, end);
-        Self { before, command, start, end, points }
+        Self { before, kept, command, start, end, points, took }
     }
 
     /// The rollback of the finished upgrade to `release`.
     fn rollback(release: &'static str) -> Self {
-        let upgrade = Self::upgrade(release);
-        let before = upgrade.before.copy();
+        Self::rollback_on(Dialect::Sqlite, release)
+    }
+
+    fn rollback_on(dialect: Dialect, release: &'static str) -> Self {
+        let upgrade = Self::upgrade_on(dialect, release);
+        let before = upgrade.fresh();
         before.run(&upgrade.command).expect(0);
+        let kept = before.keep();
         let command = vec!["rollback", "--yes"];
+        let begin = Instant::now();
         let (after, points) = undisturbed(&before, &command);
+        let took = begin.elapsed();
         assert_eq!(State::of(&after).differences(&upgrade.start), Vec::<String>::new());
-        Self { before, command, points, ..upgrade }
+        Self { before, kept, command, points, took, ..upgrade }
+    }
+
+    /// A copy of what there was before. A database on a server is there once: one trial of a case at a time.
+    fn fresh(&self) -> Host {
+        self.before.put_back(self.kept.as_ref());
+        self.before.copy()
     }
 
     /// The second command ends everything well, or is tried again: `resume` must come to the end, unless the run was going back or not open yet.
-    fn finish(&self, sandbox: &Sandbox, verb: &[&str]) {
+    fn finish(&self, sandbox: &Host, verb: &[&str]) {
         let back = is_going_back(sandbox);
         sandbox.run(verb).expect(0);
         let goal = if verb[0] == "rollback" || back { &self.start } else { &self.end };
@@ -100,14 +185,10 @@ impl Case {
     }
 
     /// What must hold after a crash, whatever is done next.
-    fn check_crashed(&self, sandbox: &Sandbox) {
+    fn check_crashed(&self, sandbox: &Host) {
         let now = State::of(sandbox);
         let root = Root::open(&sandbox.root()).unwrap();
         let run = newest_run(&root);
-        if let Some((id, ..)) = &run {
-            let bytes = root.read(&journal::run_directory(id).join("journal.jsonl")).unwrap().expect("a journal").bytes;
-            assert!(bytes.ends_with(b"\n"), "a torn record after a kill: one record is one write");
-        }
         check_covered(&now, &self.start, sandbox, &root, run.as_ref());
         let held = units::held(&root, &names()).unwrap().len() == names().len();
         let forward = run.as_ref().is_some_and(|(_, plan, state)| {
@@ -128,12 +209,21 @@ impl Case {
     }
 }
 
+/// A kill leaves no half record: one record is one write.
+fn no_record_is_torn(sandbox: &Host) {
+    let root = Root::open(&sandbox.root()).unwrap();
+    if let Some((id, ..)) = newest_run(&root) {
+        let bytes = root.read(&journal::run_directory(&id).join("journal.jsonl")).unwrap().expect("a journal").bytes;
+        assert!(bytes.ends_with(b"\n"), "a torn record after a kill: one record is one write");
+    }
+}
+
 fn names() -> Vec<String> {
     units::names(&[]).unwrap()
 }
 
 /// Runs `command` to its end on a copy, and tells which points it passed.
-fn undisturbed(before: &Sandbox, command: &[&str]) -> (Sandbox, Vec<String>) {
+fn undisturbed(before: &Host, command: &[&str]) -> (Host, Vec<String>) {
     let sandbox = before.copy();
     let log = tempfile::NamedTempFile::new().unwrap();
     said(sandbox.command(command).env("KEYMGR_UPGRADE_CRASH_LOG", log.path())).expect(0);
@@ -142,12 +232,12 @@ fn undisturbed(before: &Sandbox, command: &[&str]) -> (Sandbox, Vec<String>) {
 }
 
 /// Has `command` killed at its `point`-th crash point, from 1.
-fn kill_at(sandbox: &Sandbox, command: &[&str], point: usize) {
+fn kill_at(sandbox: &Host, command: &[&str], point: usize) {
     said(sandbox.command(command).env("KEYMGR_UPGRADE_CRASH_AT", point.to_string())).expect(KILLED);
 }
 
 /// Whether the open run was going back.
-fn is_going_back(sandbox: &Sandbox) -> bool {
+fn is_going_back(sandbox: &Host) -> bool {
     let root = Root::open(&sandbox.root()).unwrap();
     newest_run(&root).is_some_and(|(_, _, state)| matches!(state.phase, Phase::RollingBack | Phase::RolledBack))
 }
@@ -163,7 +253,7 @@ fn newest_run(root: &Root) -> Option<(String, Plan, RunState)> {
 }
 
 /// Everything that is not as it was has a started step whose undo is on disk.
-fn check_covered(now: &State, start: &State, sandbox: &Sandbox, root: &Root, run: Option<&(String, Plan, RunState)>) {
+fn check_covered(now: &State, start: &State, sandbox: &Host, root: &Root, run: Option<&(String, Plan, RunState)>) {
     let Some((id, plan, state)) = run else {
         assert_eq!(now.differences(start), Vec::<String>::new(), "touched without a run");
         return;
@@ -179,6 +269,10 @@ fn check_covered(now: &State, start: &State, sandbox: &Sandbox, root: &Root, run
     if now.database != start.database {
         let undo = started.iter().find(|(s, _)| s.writes_database()).map(|(_, undo)| undo);
         match undo.expect("the database differs, and no step that writes to it was started") {
+            Undo::Database if sandbox.base.is_some() => {
+                // What is in it is seen when the rollback restores it.
+                assert!(root.exists(&directory.join("backup/database.json")), "no backup is there");
+            }
             Undo::Database => {
                 let copy = sandbox.path(directory.join("backup/database.sqlite").to_str().unwrap());
                 assert_eq!(state::dump(&copy), start.database, "the backup is not what was there");
@@ -215,7 +309,7 @@ fn check_covered(now: &State, start: &State, sandbox: &Sandbox, root: &Root, run
 }
 
 /// After the end: no run open, nothing half written anywhere, our own files private and readable.
-fn nothing_is_left(sandbox: &Sandbox) {
+fn nothing_is_left(sandbox: &Host) {
     let root = Root::open(&sandbox.root()).unwrap();
     assert_eq!(journal::current(&root), None, "the run is still open");
     let all = state::walk(&sandbox.root());
@@ -251,11 +345,23 @@ struct Tally {
 impl Tally {
     /// Makes the trials of `all`, as many at once as there are processors.
     fn each<T: Sync>(&self, all: &[T], name: impl Fn(&T) -> String + Sync, trial: impl Fn(&T) + Sync) {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.each_on(&vec![(); threads], all, name, |(), one| trial(one));
+    }
+
+    /// Makes the trials of `all`, one at a time on each of `lanes`.
+    fn each_on<L: Sync, T: Sync>(
+        &self,
+        lanes: &[L],
+        all: &[T],
+        name: impl Fn(&T) -> String + Sync,
+        trial: impl Fn(&L, &T) + Sync,
+    ) {
         let next = AtomicUsize::new(0);
-        let work = || {
+        let work = |lane: &L| {
             while let Some(one) = all.get(next.fetch_add(1, Ordering::SeqCst)) {
                 self.tried.fetch_add(1, Ordering::SeqCst);
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| trial(one)));
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| trial(lane, one)));
                 if let Err(why) = result {
                     let text = why.downcast_ref::<String>().cloned();
                     let text = text.or(why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
@@ -263,10 +369,9 @@ impl Tally {
                 }
             }
         };
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         std::thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(work);
+            for lane in lanes {
+                scope.spawn(|| work(lane));
             }
         });
     }

@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
-use super::DATABASE;
-use crate::common::{SOFTHSM_CONF, Sandbox};
+use super::{DATABASE, Host};
+use crate::common::SOFTHSM_CONF;
+use crate::server_schema::dumped;
+use crate::servers::Base;
 
 /// A file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) mode: u32,
-    owner: (u32, u32),
-    attributes: Vec<(String, Vec<u8>)>,
+    pub(super) owner: (u32, u32),
+    pub(super) attributes: Vec<(String, Vec<u8>)>,
     /// Of a link its target; none of a directory.
     pub(super) content: Option<Vec<u8>>,
-    is_link: bool,
+    pub(super) is_link: bool,
 }
 
 /// Every file below the image but our own, and every row.
@@ -30,7 +32,7 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn of(sandbox: &Sandbox) -> Self {
+    pub(super) fn of(sandbox: &Host) -> Self {
         let mut files = walk(&sandbox.root());
         files.retain(|path, _| {
             let name = path.file_name().unwrap().to_string_lossy();
@@ -46,14 +48,20 @@ impl State {
                 bytes.drain(..bytes.len().min(8));
             }
         }
-        // Its rows are what counts, not its pages.
-        files.get_mut(Path::new(DATABASE)).unwrap().content = Some(Vec::new());
+        let database = match &sandbox.base {
+            Some(base) => rows(base),
+            None => {
+                // Its rows are what counts, not its pages.
+                files.get_mut(Path::new(DATABASE)).unwrap().content = Some(Vec::new());
+                dump(&sandbox.path(DATABASE))
+            }
+        };
         let record = sandbox.path("var/lib/keymgr-upgrade/deployment.json");
         let recorded = std::fs::read(record).ok().map(|bytes| {
             let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             value["release"].as_str().unwrap().to_owned()
         });
-        Self { files, database: dump(&sandbox.path(DATABASE)), recorded }
+        Self { files, database, recorded }
     }
 
     /// Whether Barbican's data and files are the same, be it held or not.
@@ -142,6 +150,19 @@ fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     all.sort();
     all
+}
+
+/// A server's database as its own dump program writes it. PostgreSQL does so in the order in which rows were written last, which means nothing.
+fn rows(base: &Base) -> Vec<String> {
+    base.settle();
+    let text = dumped(base);
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut from = 0;
+    while let Some(begin) = lines[from..].iter().position(|l| l.starts_with("COPY ")).map(|n| from + n + 1) {
+        from = begin + lines[begin..].iter().position(|l| l == "\\.").unwrap();
+        lines[begin..from].sort();
+    }
+    lines
 }
 
 fn shown(value: ValueRef<'_>) -> String {
