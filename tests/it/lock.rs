@@ -1,6 +1,7 @@
 //! One run at a time on one database: two processes of the true binary, on every kind of server, on two nodes of a
 //! cluster, behind a pooler, and with others at work.
 
+mod away;
 mod cluster;
 mod others;
 mod pooler;

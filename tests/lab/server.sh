@@ -7,7 +7,8 @@
 #   tests/lab/server.sh kill  postgresql|mariadb DIR
 #   tests/lab/server.sh stop  postgresql|mariadb DIR
 #
-# start   makes DIR (its parents must be open to all) and returns when the server
+# start   makes DIR (its parents must be open to all), or takes up what a killed
+#         server left in it, and returns when the server
 #         answers on 127.0.0.1:PORT, on [::1]:PORT where there is IPv6, and on a
 #         socket in DIR. OPTIONs go to the server. The administrator (postgres,
 #         root) needs no password on the socket. TLS is offered with certificates
@@ -87,7 +88,7 @@ answers() {
 
 start_postgresql() {
     find_postgresql
-    as_user "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/init.log" 2>&1 ||
+    [ -e "$dir/data" ] || as_user "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/init.log" 2>&1 ||
         { cat "$dir/init.log" >&2; die "initdb failed"; }
     # tls_client may come with its certificate, tls_only over TLS.
     cat >"$dir/hba" <<EOF
@@ -112,8 +113,8 @@ EOF
 start_mariadb() {
     find_mariadb
     # One that starts removes every temporary table that it finds in this directory, also those of others.
-    as_user mkdir "$dir/tmp"
-    as_user mariadb-install-db --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --auth-root-authentication-method=normal \
+    [ -e "$dir/tmp" ] || as_user mkdir "$dir/tmp"
+    [ -e "$dir/data" ] || as_user mariadb-install-db --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --auth-root-authentication-method=normal \
         --skip-test-db --skip-name-resolve --innodb-log-file-size=16M >"$dir/init.log" 2>&1 ||
         { cat "$dir/init.log" >&2; die "mariadb-install-db failed"; }
     listen=127.0.0.1
@@ -147,7 +148,7 @@ start)
     mkdir -p "$dir"
     chmod 755 "$dir"
     [ "$(id -u)" != 0 ] || chown nobody "$dir"
-    (tls) >"$dir/tls.log" 2>&1 || { cat "$dir/tls.log" >&2; die "openssl failed"; }
+    [ -e "$dir/tls" ] || (tls) >"$dir/tls.log" 2>&1 || { cat "$dir/tls.log" >&2; die "openssl failed"; }
     start_"$kind" "$@"
     ;;
 watch)

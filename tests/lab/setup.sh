@@ -118,6 +118,8 @@ install_packages() {
         need socat socat
         need ip iproute2
         need rsync rsync
+        need strace strace
+        need /usr/sbin/mkfs.ext4 e2fsprogs
         need groff groff-base
         need mandoc mandoc
         need rpmbuild rpm
