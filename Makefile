@@ -21,7 +21,7 @@ run_tests := . '$(LAB)/env' && NEXTEST_TEST_THREADS=$(threads) \
     $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build manual deb rpm portable lint check test test-slow fuzz demo bench install install-built rpm-built clean
+.PHONY: help setup build manual deb rpm portable lint check test test-slow crash crash-power fuzz demo bench install install-built rpm-built clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -93,7 +93,7 @@ lint: ## formatting, clippy, licences: each where its tool is installed
 	    else echo 'lint: cargo-deny is not installed: skipped'; fi
 
 # What takes minutes: a real Barbican, matrices of starts, kills and clusters.
-slow := real_barbican:: server_ crash::matrix dump::trouble lock::cluster lock::sessions product:: hex::
+slow := real_barbican:: server_ crash::matrix crash::whole crash::power crash::faults lock::away dump::trouble lock::cluster lock::sessions product:: hex::
 check: setup lint ## the fast loop: lint, then the tests that take no minutes
 	$(run_tests) -- $(addprefix --skip ,$(slow))
 
@@ -120,6 +120,22 @@ fuzz: ## run the fuzzer: RUNS=1000000 executions of each TARGET
 	            -print_final_stats=1 -verbosity=0 -artifact_prefix='$(target)/fuzz/' \
 	            "$(target)/fuzz/found/$$name" "fuzz/corpus/$$name" || exit; \
 	    done
+
+# `make crash STEP=10 RANDOM=20 AGAIN=20 SEED=7 DATABASE=sqlite|postgresql|mysql`:
+# each 10th crash point, so many random instants and kills of what takes a run up.
+STEP ?= 1
+RANDOM ?= 100
+AGAIN ?= 100
+SEED ?= 2026
+crash: setup ## kill it at every crash point and at random instants, on each database
+	@rm -f '$(target)/tmp/crash.txt'
+	. '$(LAB)/env' && KEYMGR_CRASH_STEP='$(STEP)' KEYMGR_CRASH_RANDOM='$(RANDOM)' KEYMGR_CRASH_AGAIN='$(AGAIN)' \
+	    KEYMGR_CRASH_SEED='$(SEED)' KEYMGR_CRASH_DATABASE='$(DATABASE)' \
+	    $(CARGO) test --locked --test it -- --ignored --exact crash::whole::all_databases; \
+	    status=$$?; cat '$(target)/tmp/crash.txt'; exit $$status
+
+crash-power: setup ## take its power away at every sync, and leave out each sync
+	. '$(LAB)/env' && $(CARGO) test --locked --test it -- --include-ignored --nocapture crash::power::
 
 demo: ## take a genuine Liberty deployment to 2026.2 before your eyes
 	@$(lab) tests/lab/setup.sh demo
