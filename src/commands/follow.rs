@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::inotify;
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, run};
 use crate::cli::Word;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
@@ -70,8 +70,12 @@ pub(super) fn service(session: &Session) -> Result<Option<Systemd>, Failure> {
     if session.in_service || !session.host.root.is_host() || !systemd::running() {
         return Ok(None);
     }
-    let systemd = Systemd::connect(None).map_err(anyhow::Error::from)?;
-    let units = systemd.units(&session.host.root, &[UNIT.to_owned()]).map_err(anyhow::Error::from)?;
+    let failed = |error: systemd::Error| {
+        let failure = Failure::from(anyhow::Error::from(error));
+        if journal::current(&session.host.root).is_some() { run::open(failure) } else { failure }
+    };
+    let systemd = Systemd::connect(None).map_err(failed)?;
+    let units = systemd.units(&session.host.root, &[UNIT.to_owned()]).map_err(failed)?;
     let ours = units.first().is_some_and(|unit| {
         let program = unit.exec_start.first().and_then(|program| Path::new(program).canonicalize().ok());
         let this = std::env::current_exe().and_then(|program| program.canonicalize()).ok();
