@@ -40,10 +40,10 @@ fn cut(base: &Base) {
 }
 
 /// A session of the administrator that keeps a table to itself until this is dropped.
-struct Holder(Child);
+struct Holder<'a>(Child, &'a Base);
 
-impl Holder {
-    fn of(base: &Base, table: &str) -> Self {
+impl<'a> Holder<'a> {
+    fn of(base: &'a Base, table: &str) -> Self {
         let server = base.server();
         let name = base.name();
         let (program, arguments, sql) = match server.kind() {
@@ -80,14 +80,19 @@ impl Holder {
             }
         };
         until("the table is locked", || !base.sql(&waits).is_empty());
-        Self(child)
+        Self(child, base)
     }
 }
 
-impl Drop for Holder {
+impl Drop for Holder<'_> {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
+        // A session of PostgreSQL that sleeps does not see that its client is gone.
+        if self.1.server().kind() == Kind::Postgresql {
+            let sleeps = format!("datname = '{}' AND wait_event = 'PgSleep'", self.1.name());
+            self.1.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {sleeps}"));
+        }
     }
 }
 
@@ -116,12 +121,12 @@ fn away(kind: Kind) {
     let mut run = controller.paused(&UPGRADE);
     run.until(|point| point.contains("statement run"));
     cut(&base);
-    stopped(run.go(), &base.url().rsplit_once('@').unwrap().1.to_owned());
+    stopped(run.go(), base.url().rsplit_once('@').unwrap().1);
     ended(&base, &controller, "the connection was cut");
 
     let base = server.database(&text);
     let controller = Controller::on(&base.url());
-    controller.settings("lock_timeout = 1s\n");
+    controller.settings("lock_timeout = 3s\n");
     let mut run = controller.paused(&UPGRADE);
     run.until(|point| point == "step prepared");
     let holder = Holder::of(&base, "orders");
@@ -136,7 +141,7 @@ fn away(kind: Kind) {
     let mut run = controller.paused(&UPGRADE);
     run.until(|point| point.contains("statement run"));
     private.kill();
-    stopped(run.go(), &base.url().rsplit_once('@').unwrap().1.to_owned());
+    stopped(run.go(), base.url().rsplit_once('@').unwrap().1);
     // As long as it is away nothing can be done, and that is all that is said.
     controller.settings("lock_timeout = 1s\nwait = 1s\n");
     let still = controller.run(&["resume"]);
