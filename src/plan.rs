@@ -78,10 +78,10 @@ impl Plan {
     pub fn same_database(&self, host: &Host, site: &Site) -> Result<()> {
         let path = site.place(&host.root);
         if path != self.database.1 {
+            let now = if path == Path::new("") { "none".into() } else { path.display().to_string() };
             bail!(
-                "the run is about database {}, but the configuration now leads to {}: put it back as it was",
-                self.database.1.display(),
-                path.display()
+                "the run is about database {}, but the configuration now leads to {now}: put it back as it was",
+                self.database.1.display()
             );
         }
         Ok(())

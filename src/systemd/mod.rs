@@ -196,7 +196,7 @@ impl Systemd {
         });
         made.map_err(|e| Error::NoBus {
             address: address.unwrap_or("the system bus").to_owned(),
-            reason: e.to_string(),
+            reason: format!("{:#}", anyhow::Error::new(e)),
         })
     }
 
