@@ -249,10 +249,16 @@ impl Root {
             let Component::Normal(name) = component else { continue };
             let parent = done.clone();
             done.push(name);
-            if self.exists(&done) {
+            let there = self.exists(&done);
+            if there && done != path {
                 continue;
             }
             let fd = self.directory_fd(&parent)?;
+            if there {
+                // A kill may have come between its making and this.
+                rustix::fs::fsync(&fd).with_context(|| format!("syncing {}", parent.display()))?;
+                continue;
+            }
             match rustix::fs::mkdirat(&fd, name, Mode::from_raw_mode(mode)) {
                 // The mode is meant, whatever the umask is.
                 Ok(()) => rustix::fs::chmodat(&fd, name, Mode::from_raw_mode(mode), AtFlags::empty())

@@ -105,8 +105,9 @@ cp -a "$tree.new" "$product/source.new"
 inside "$product/source.new" source.sh
 rm -rf "$product/rpm" "$product/rpm.new"
 cp -a "$product/source.new" "$product/rpm.new"
+# What is installed for ourselves stays: another version, to pip, takes its place.
 for wheel in "$product"/wheel/*.whl; do
-    "$lab/barbican/bin/python" -m pip install --disable-pip-version-check --no-input -q --no-deps --no-index --no-compile \
+    "$lab/barbican/bin/python" -m pip install --disable-pip-version-check --no-input -q --no-deps --no-index --no-compile --ignore-installed \
         --root "$product/rpm.new/srv/lab/pip/$(basename "$wheel" | cut -d - -f 2)" --prefix /usr "$wheel" >"$product/pip.log" 2>&1 ||
         { tail "$product/pip.log" >&2; die "pip failed"; }
 done
