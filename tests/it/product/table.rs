@@ -167,34 +167,45 @@ fn told(said: &Said) -> String {
     found.or_else(|| all.lines().last()).unwrap_or_default().chars().take(80).collect()
 }
 
-#[test]
-fn from_source_killed_at_each_station() {
+/// At every second station resumed first, at the others only undone; `other` has it the other way.
+fn killed(other: usize) {
     let table = Table::source("source, killed");
-    for (station, point) in SOURCE {
-        for again in [Table::resumed, Table::back] {
-            table.crash_at(point);
-            let said = table.product.tool(UPGRADE).expect(4);
-            table.crash_no_more();
-            table.expect_open(station, "killed", &said);
-            again(&table, station);
-            if table.product.picture() != table.before {
-                table.back(station);
-            }
+    for (index, (station, point)) in SOURCE.into_iter().enumerate() {
+        table.crash_at(point);
+        let said = table.product.tool(UPGRADE).expect(4);
+        table.crash_no_more();
+        table.expect_open(station, "killed", &said);
+        if index % 2 == other {
+            table.resumed(station);
+        }
+        if table.product.picture() != table.before {
+            table.back(station);
         }
     }
 }
 
 #[test]
-fn from_source_without_power_at_each_station() {
+fn from_source_killed_at_each_station() {
+    killed(0);
+}
+
+#[test]
+#[ignore = "more of from_source_killed_at_each_station"]
+fn from_source_killed_at_each_station_the_other_way() {
+    killed(1);
+}
+
+/// At every second station.
+fn without_power(first: usize) {
     let mut table = Table::source("source, power");
-    for (index, (station, point)) in SOURCE.into_iter().enumerate() {
+    for (index, (station, point)) in SOURCE.into_iter().enumerate().skip(first).step_by(2) {
         table.crash_at(point);
         let said = table.product.tool(UPGRADE).expect(4);
         table.product.machine.cut_power();
         table.product.script("/run/upgrade-command", "install-barbican 16.0.2");
         table.expect_open(station, "power cut", &said);
         table.expect_told_at_boot(station);
-        if index % 2 == 0 {
+        if index % 3 != 1 {
             table.resumed(station);
         }
         if table.product.picture() != table.before {
@@ -202,6 +213,17 @@ fn from_source_without_power_at_each_station() {
         }
         assert!(!table.product.path("/run/motd.d/keymgr-upgrade").exists(), "{station}");
     }
+}
+
+#[test]
+fn from_source_without_power_at_stations() {
+    without_power(0);
+}
+
+#[test]
+#[ignore = "more of from_source_without_power_at_stations"]
+fn from_source_without_power_at_the_other_stations() {
+    without_power(1);
 }
 
 pub(super) const PASTE: &str = "/etc/barbican/barbican-api-paste.ini";
@@ -221,8 +243,8 @@ pub(super) fn no_drop_in(unit: &str) -> String {
     format!("rm -rf /run/systemd/system/{unit}.d && systemctl daemon-reload")
 }
 
-#[test]
-fn from_source_failing_at_each_station() {
+/// Of those that leave a run open every second is resumed first, the others are only undone; `other` has it the other way.
+fn failing(other: usize) {
     let table = Table::source("source, failure");
     let cells: [(&str, String, i32, String); 7] = [
         (
@@ -273,27 +295,34 @@ fn from_source_failing_at_each_station() {
         ),
     ];
     for (index, (station, cause, code, mend)) in cells.iter().enumerate() {
-        let rounds: &[usize] = if *code == 4 { &[0, 1] } else { &[index] };
-        for round in rounds {
-            table.product.ok(cause);
-            let said = table.product.tool(UPGRADE).expect(*code);
-            assert!(said.all().contains("Next: "), "{station}: {}", said.all());
-            if *code == 4 {
-                table.expect_open(station, "failure", &said);
-                // Again, before the cause is gone.
-                let said = table.product.tool("resume").expect(4);
-                table.expect_open(station, "resume", &said);
-            }
+        table.product.ok(cause);
+        let said = table.product.tool(UPGRADE).expect(*code);
+        assert!(said.all().contains("Next: "), "{station}: {}", said.all());
+        if *code != 4 {
             table.product.ok(mend);
-            if *code != 4 {
-                table.expect_before(station, "failure", &said);
-                let _ = table.product.tool("status").expect(0);
-            } else if *round == 0 {
-                table.resumed(station);
-                table.back(station);
-            } else {
-                table.back(station);
-            }
+            table.expect_before(station, "failure", &said);
+            let _ = table.product.tool("status").expect(0);
+            continue;
         }
+        table.expect_open(station, "failure", &said);
+        // Again, before the cause is gone.
+        let said = table.product.tool("resume").expect(4);
+        table.expect_open(station, "resume", &said);
+        table.product.ok(mend);
+        if index % 2 == other {
+            table.resumed(station);
+        }
+        table.back(station);
     }
+}
+
+#[test]
+fn from_source_failing_at_each_station() {
+    failing(0);
+}
+
+#[test]
+#[ignore = "more of from_source_failing_at_each_station"]
+fn from_source_failing_at_each_station_the_other_way() {
+    failing(1);
 }
