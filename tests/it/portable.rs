@@ -6,8 +6,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::common::{Sandbox, said};
-use crate::live::Live;
-use crate::systemd::Machine;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -106,46 +104,4 @@ fn the_portable_packages_do_the_whole_job_on_an_old_host() {
     }
     let proved = said_there.out.matches("Done: 2026.2. Proved: 6 of 6 KEKs, 36 of 36 secrets decrypted.").count();
     assert_eq!(proved, 2, "{}", said_there.all());
-
-    // Booted, by its own service.
-    let tree = said(Command::new(&script).arg("--tree").stdin(Stdio::null())).expect(0).out;
-    let over = tempfile::tempdir().unwrap();
-    let copy = |from: &Path, to: &str| {
-        let to = over.path().join(to);
-        fs::create_dir_all(&to).unwrap();
-        assert!(Command::new("cp").arg("-r").arg(from).arg(&to).status().unwrap().success());
-    };
-    let shim = Path::new(&crate::common::lab("KEYMGR_TEST_P11SHIM")).with_file_name("portable").join("libp11shim.so");
-    copy(&packages, "srv");
-    copy(&Path::new(ROOT).join("tests/fixtures/demo"), "srv/fixtures");
-    copy(&Path::new(ROOT).join("tests/fixtures/liberty"), "srv/fixtures");
-    copy(&Path::new(ROOT).join("tests/lab/sandbox.sh"), "srv/lab");
-    copy(&shim, "usr/lib");
-    fs::write(over.path().join("srv/lay-out"), LAY_OUT).unwrap();
-    let over = over.path().to_str().unwrap();
-    let live = Live { machine: Machine::boot_with(&["--tree", tree.trim(), "--chroot", "/srv/lay-out", over]) };
-    live.code("1.0.0");
-    live.tool(&["approve", "--to", "mitaka"]).expect(0);
-    let done = live.tool(&["upgrade", "--to", "mitaka", "--yes"]).expect(0);
-    done.says("Done: Mitaka. Proved: 6 of 6 KEKs, 36 of 36 secrets decrypted.");
-    assert_eq!(live.run("systemctl show -p Result --value keymgr-upgrade.service"), "success");
-    assert!(live.run("journalctl -q -o cat -u keymgr-upgrade.service").contains("Proved: 6 of 6 KEKs"));
 }
-
-/// Run in a chroot before the boot: the package by dpkg, and the deployment as the packages of the time leave it.
-const LAY_OUT: &str = "set -e
-useradd --system --home-dir /var/lib/barbican --shell /usr/sbin/nologin barbican
-dpkg -i /srv/portable/*.deb
-/srv/lab/sandbox.sh /
-sed -i s,/usr/lib/libCryptoki2_64.so,/usr/lib/libp11shim.so, /etc/barbican/barbican.conf
-chown -R barbican:barbican /etc/barbican /var/lib/barbican /var/log/barbican /var/lib/softhsm
-mkdir -p /etc/keymgr-upgrade/keymgr-upgrade.conf.d
-printf '%s\\n' '[verify]' 'endpoint = none' '[code]' 'upgrade_command = install-barbican 2.0.0' \\
-    >/etc/keymgr-upgrade/keymgr-upgrade.conf.d/lab.conf
-for unit in api worker; do
-    printf '%s\\n' '[Service]' User=barbican Environment=SOFTHSM2_CONF=/etc/softhsm/softhsm2.conf \\
-        Environment=P11SHIM_LIBERTY=1 'ExecStart=/bin/sleep infinity' '[Install]' WantedBy=multi-user.target \\
-        >/usr/lib/systemd/system/barbican-$unit.service
-    systemctl enable barbican-$unit
-done
-";
