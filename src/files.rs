@@ -422,7 +422,10 @@ impl Root {
         if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
             && let Ok(directory) = self.directory_fd(parent)
         {
-            rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).ok();
+            if rustix::fs::unlinkat(&directory, name, AtFlags::REMOVEDIR).is_ok() {
+                // What follows may be synced by itself: it must not be there without this.
+                rustix::fs::fsync(&directory).ok();
+            }
             crash::point("directory removed");
         }
     }
