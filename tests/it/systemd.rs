@@ -411,14 +411,19 @@ fn what_systemd_knows_of_a_unit() {
     assert!(!format!("{api:?}").contains("second"), "values may be secrets");
 }
 
-#[test]
-fn scripts_of_packages_pass_over_what_is_held() {
+/// A machine whose API ran, and is held and stopped; with all names that are held.
+fn held() -> (Machine, Systemd, Vec<String>) {
     let machine = Machine::boot();
     machine.install_and_start(API, SLEEPS);
-    let systemd = machine.systemd();
-    let all = known();
+    let (systemd, all) = (machine.systemd(), known());
     units::hold_files(&machine.root, &all).unwrap();
     assert_eq!(systemd.stop(&all).unwrap(), [API]);
+    (machine, systemd, all)
+}
+
+#[test]
+fn scripts_of_packages_pass_over_what_is_held() {
+    let (machine, systemd, _) = held();
     let start = || machine.run("systemctl restart barbican-api && /bin/systemctl start barbican-api.service");
     start().unwrap_err();
     machine.run("mkdir -p -m 700 /run/keymgr-upgrade && touch /run/keymgr-upgrade/package-work").unwrap();
@@ -432,12 +437,7 @@ fn scripts_of_packages_pass_over_what_is_held() {
 
 #[test]
 fn what_is_released_starts_before_systemd_has_read_it() {
-    let machine = Machine::boot();
-    machine.install_and_start(API, SLEEPS);
-    let systemd = machine.systemd();
-    let all = known();
-    units::hold_files(&machine.root, &all).unwrap();
-    assert_eq!(systemd.stop(&all).unwrap(), [API]);
+    let (machine, systemd, all) = held();
     units::unhold_files(&machine.root, &all).unwrap();
     // systemd has not read that yet: what it has read holds.
     assert!(matches!(systemd.start(&names(&[API])), Err(Error::JobFailed { job, .. }) if job == "assert"));
