@@ -225,6 +225,7 @@ impl Run {
             to,
             discard,
             code_by_others: self.code_by_others,
+            fingerprint: None,
         }
     }
 
@@ -413,6 +414,9 @@ impl Run {
         crash::point("step prepared");
         let proof = self.journal.started(time::now(), index, undo.clone())?;
         self.state.step(index).undo.get_or_insert(undo);
+        if step.writes_database() || matches!(step, Step::AwaitCode { .. }) {
+            context.fingerprint = None;
+        }
         let applied = step.apply(context, &proof)?;
         crash::point("step applied");
         if let Applied::Waiting(release) = applied {
@@ -427,12 +431,20 @@ impl Run {
         }
     }
 
-    fn done(&mut self, context: &Context<'_>, index: usize, step: &Step, changed: bool, detail: &str) -> Result<()> {
-        let fingerprint = if step.writes_database() || *step == Step::BackUpDatabase {
-            Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?)
-        } else {
-            None
-        };
+    fn done(
+        &mut self,
+        context: &mut Context<'_>,
+        index: usize,
+        step: &Step,
+        changed: bool,
+        detail: &str,
+    ) -> Result<()> {
+        let backup = *step == Step::BackUpDatabase;
+        let writes = step.writes_database() || backup;
+        if backup || writes && context.fingerprint.is_none() {
+            context.fingerprint = Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?);
+        }
+        let fingerprint = context.fingerprint.clone().filter(|_| writes);
         self.record(Event::StepDone {
             step: index,
             changed,

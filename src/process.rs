@@ -189,7 +189,10 @@ mod tests {
     #[test]
     fn a_process_is_known_until_it_ends() {
         #[expect(clippy::disallowed_methods, reason = "a process to wait for")]
-        let mut child = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = std::process::Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Until it answers it may be in the middle of execve(2), and have no arguments yet.
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         let process = Process::of(child.id()).unwrap();
         assert!(process.is_alive() && !process.is_above_us());
         assert!(!Process { start: process.start + 1, pid: process.pid }.is_alive(), "its number alone is not enough");

@@ -75,6 +75,7 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
         to: String::new(),
         discard: false,
         code_by_others: false,
+        fingerprint: None,
     };
     let changed = restore_backup(&mut context)?;
     runs::fit_record(session, &site)?;

@@ -100,6 +100,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         to: String::new(),
         discard: false,
         code_by_others: false,
+        fingerprint: None,
     };
     let mut changed = Vec::new();
     for (index, step) in plan.steps.iter().enumerate().rev() {

@@ -165,6 +165,7 @@ fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome
         to: String::new(),
         discard: false,
         code_by_others: false,
+        fingerprint: None,
     };
     let changed = restore_kept(&mut context)?;
     session.ui.set("changed", changed);

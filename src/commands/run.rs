@@ -172,6 +172,7 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 done(session, &run, &site)
             }
             Ended::Code => {
+                session.host.look_anew();
                 let reached = awaited::wait(session, &mut site);
                 recorded(&mut run, reached)?;
                 let planned = replan(session, &mut run, false);
@@ -379,7 +380,6 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     let Some(code) = run.plan.code() else { return Ok(()) };
     let catalogue = Catalogue::embedded()?;
     let from = catalogue.by_id(&run.plan.from).context("the run comes from no known release")?;
-    session.host.look_anew();
     let baseline = session.host.root.read_json(&run.directory.join(BASELINE))?;
     let mut deployment = Deployment::look_in_run(&session.host, from, baseline)?;
     // What ran before is what the first half recorded, not what runs now.

@@ -40,6 +40,7 @@ pub use error::{Error, Result};
 pub use hex::{HexColumn, decode_hex_text, is_hex_text};
 pub use ledger::Ledger;
 pub use lock::{Claim, Holder, Lock, holder, unlock};
+pub use server::Kept;
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
 pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
@@ -200,6 +201,11 @@ impl Database {
                 Ok(Self { inner: Inner::Server(server::Server::open(url, access, wait)?) })
             }
         }
+    }
+
+    /// Opens a database on a server to look at it, in the session that is `kept` for that where it still answers and nobody is using it.
+    pub fn look(url: &Url, wait: Duration, kept: &Kept) -> Result<Self> {
+        Ok(Self { inner: Inner::Server(server::Server::look(url, wait, kept)?) })
     }
 
     /// Opens an existing SQLite file.

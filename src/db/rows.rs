@@ -117,8 +117,9 @@ impl Database {
 
     /// How many orders are of type `certificate`, soft-deleted ones too.
     pub fn certificate_orders(&self) -> Result<u64> {
-        self.require(&self.shape()?, "orders", &["id", "type"])?;
-        self.count("SELECT count(*) FROM orders WHERE type = 'certificate'", "orders")
+        let rows =
+            self.rows("SELECT count(*) FROM orders WHERE type = 'certificate'", &[("orders", &["id", "type"])])?;
+        Values { row: rows.into_iter().next().unwrap_or_default().into_iter(), of: self, table: "orders" }.number()
     }
 
     /// The number that a query of `table` answers.

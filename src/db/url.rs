@@ -106,6 +106,17 @@ fn known_params(dialect: Dialect) -> &'static [&'static str] {
 }
 
 impl Url {
+    /// Whether this is the same in every part, the password too.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let secret = |url: &Self| url.password.as_ref().map(|p| p.expose_secret().to_owned());
+        let rest = |url: &Self| {
+            let place = (url.host.clone(), url.port, url.database.clone());
+            (url.scheme.clone(), url.user.clone(), place, url.params.clone())
+        };
+        rest(self) == rest(other) && secret(self) == secret(other)
+    }
+
     /// Reads `dialect[+driver]://[user[:password]@][host][:port]/database[?name=value&...]`.
     ///
     /// Percent escapes are decoded in user, password and parameter values; the database name is taken

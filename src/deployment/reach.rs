@@ -1,13 +1,14 @@
 //! How the server of a database is reached: past a pooler, with a lock, and who else is there.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::SecretString;
 
 use super::site::Host;
-use crate::db::{self, Addresses, Claim, Dialect, Holder, Lock, Origin, Url, Visitor, Visitors};
+use crate::db::{self, Access, Addresses, Claim, Database, Dialect, Holder, Lock, Origin, Url, Visitor, Visitors};
 use crate::files::{Root, digest};
 
 /// A database on a server, and the way to it.
@@ -20,8 +21,22 @@ pub(super) struct Server {
     allowed: bool,
     claim: Claim,
     wait: std::time::Duration,
-    /// The URL that leads to the server itself, once that was seen.
-    reached: OnceCell<Url>,
+    ways: Ways,
+}
+
+/// The ways to servers that were seen to lead to a session of our own, each with one that is kept open for those who only look. Connecting takes
+/// longer than most of what is asked, and services are down meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ways(Rc<RefCell<Vec<(Url, db::Kept)>>>);
+
+impl Ways {
+    fn of(&self, url: &Url) -> Option<db::Kept> {
+        self.0.borrow().iter().find(|(known, _)| known.is_same(url)).map(|(_, kept)| kept.clone())
+    }
+
+    fn add(&self, url: &Url) {
+        self.0.borrow_mut().push((url.clone(), db::Kept::default()));
+    }
 }
 
 impl Server {
@@ -38,7 +53,7 @@ impl Server {
             allowed: host.root.is_host() || host.allow_network_db,
             claim: claim(&host.root)?,
             wait: host.settings.lock_timeout,
-            reached: OnceCell::new(),
+            ways: host.ways().clone(),
         }))
     }
 
@@ -47,9 +62,6 @@ impl Server {
     /// # Errors
     /// [`db::Error::Pooled`], [`db::Error::GaleraNode`], [`db::Error::NotTheSame`], or what connecting runs into.
     pub(super) fn url(&self) -> Result<&Url> {
-        if let Some(url) = self.reached.get() {
-            return Ok(url);
-        }
         if !self.allowed {
             bail!(
                 "{}: the image leads to a database that is not in it: --allow-network-db, if you mean it",
@@ -57,11 +69,26 @@ impl Server {
             );
         }
         let url = self.direct.as_ref().unwrap_or(&self.configured);
-        db::pooler(url, self.wait)?;
-        if self.direct.is_some() {
-            db::same(&self.configured, url, self.wait)?;
+        if self.ways.of(url).is_none() {
+            db::pooler(url, self.wait)?;
+            if self.direct.is_some() {
+                db::same(&self.configured, url, self.wait)?;
+            }
+            self.ways.add(url);
         }
-        Ok(self.reached.get_or_init(|| url.clone()))
+        Ok(url)
+    }
+
+    /// Opens the database; one that is only looked at in the session that is kept for that.
+    ///
+    /// # Errors
+    /// As [`Self::url`], or if it cannot be opened.
+    pub(super) fn open(&self, access: Access) -> Result<Database> {
+        let url = self.url()?;
+        match (access, self.ways.of(url)) {
+            (Access::ReadOnly, Some(kept)) => Ok(Database::look(url, self.wait, &kept)?),
+            _ => Ok(Database::open(url, Path::new(""), access, self.wait)?),
+        }
     }
 
     /// Takes the lock, for the run if there is one already.

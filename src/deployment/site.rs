@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::discover::{self, Found};
-use super::reach::{Occupied, Server};
+use super::reach::{Occupied, Server, Ways};
 use super::services::Services;
 use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
@@ -44,13 +45,18 @@ pub struct Host {
     pub worker: PathBuf,
     /// What was found to run Barbican, once it was looked for.
     found: OnceCell<Found>,
+    /// Its units as systemd has them, once it was asked.
+    services: OnceCell<Rc<Services>>,
+    /// The ways to database servers that were gone.
+    ways: Ways,
 }
 
 impl Host {
     /// The host or image below `root`, with these settings; `worker` is our own executable.
     #[must_use]
     pub fn new(root: Root, settings: Settings, worker: PathBuf) -> Self {
-        Self { root, settings, module: None, allow_network_db: false, worker, found: OnceCell::new() }
+        let (found, services, ways) = Default::default();
+        Self { root, settings, module: None, allow_network_db: false, worker, found, services, ways }
     }
 
     #[cfg(test)]
@@ -69,9 +75,22 @@ impl Host {
         self.found.get().context("nothing was looked for")
     }
 
-    /// Looks for them anew from now on: package work may bring others.
+    /// Looks for them, for what systemd has of them and for the ways to servers anew from now on: package work may bring others.
     pub fn look_anew(&mut self) {
-        self.found = OnceCell::new();
+        (self.found, self.services, self.ways) = Default::default();
+    }
+
+    /// Its units with what they set, and the way to systemd; asked once. Whether they run is to be asked again.
+    pub(super) fn services(&self) -> Result<&Rc<Services>> {
+        if self.services.get().is_none() {
+            self.services.set(Rc::new(Services::of(self)?)).ok();
+        }
+        self.services.get().context("systemd was not asked")
+    }
+
+    /// The ways to database servers, shared with whoever goes one.
+    pub(super) fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// Where the API can be asked on this host, without a path, as its launcher's files or Barbican's own tell; none where it speaks no HTTP itself.
@@ -97,7 +116,7 @@ impl Host {
     /// If a file cannot be read the way oslo.config reads it, or systemd cannot be asked.
     pub fn config(&self) -> Result<Config> {
         let mut config = Config::load(&self.root, &self.settings.config_file)?;
-        config.environment = Services::of(self)?.variables();
+        config.environment = self.services()?.variables();
         Ok(config)
     }
 }
@@ -111,7 +130,7 @@ pub struct Site {
     wait: std::time::Duration,
     token: Result<hsm::Config, String>,
     keys: Keys,
-    pub(super) services: Services,
+    pub(super) services: Rc<Services>,
     /// The login failed once; it is not tried again, since tokens lock themselves.
     token_failed: Option<String>,
 }
@@ -131,7 +150,7 @@ impl Site {
             }
         };
         let server = Server::load(host, url.as_ref())?;
-        let services = Services::of(host)?;
+        let services = Rc::clone(host.services()?);
         let token = token(host, config, &services).map_err(|e| format!("{e:#}"));
         let simple = simple_keys(config, release)?;
         let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
@@ -199,7 +218,7 @@ impl Site {
     pub fn open(&self, access: Access) -> Result<Database> {
         let url = self.url.as_ref().context("no database is configured")?;
         match &self.server {
-            Some(server) => Ok(Database::open(server.url()?, Path::new(""), access, self.wait)?),
+            Some(server) => server.open(access),
             None => Ok(Database::open(url, self.path()?, access, self.wait)?),
         }
     }

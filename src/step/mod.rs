@@ -197,6 +197,8 @@ pub struct Context<'a> {
     pub discard: bool,
     /// Somebody else installs code: a package manager at work, whose hook this is.
     pub code_by_others: bool,
+    /// The fingerprint of the database, where it was taken since a step last wrote, or the code came.
+    pub fingerprint: Option<String>,
 }
 
 impl Context<'_> {

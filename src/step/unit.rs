@@ -51,10 +51,12 @@ pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Resul
 }
 
 pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
-    let fingerprint = match context.site.open(Access::ReadOnly) {
-        Ok(database) => Some(database.fingerprint()?),
-        Err(_) if !context.site.has_database() => None,
-        Err(error) => return Err(error),
+    let fingerprint = match (&context.fingerprint, context.site.open(Access::ReadOnly)) {
+        // Taking it reads all rows. What came since is not ours, and a rollback is to notice it.
+        (Some(known), _) => Some(known.clone()),
+        (None, Ok(database)) => Some(database.fingerprint()?),
+        (None, Err(_)) if !context.site.has_database() => None,
+        (None, Err(error)) => return Err(error),
     };
     Ok(Undo::Unhold { fingerprint })
 }

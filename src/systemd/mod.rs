@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::{join_all, try_join_all};
 use secrecy::SecretString;
 use zbus::OwnedObjectPath;
 
@@ -30,6 +31,9 @@ pub use transient::Command;
 
 /// How long systemd may take for one call. A daemon-reload on a busy host takes many seconds.
 const CALL: Duration = Duration::from_secs(90);
+
+/// How many questions are asked before the first answer is awaited. The system bus allows 128 (dbus-daemon(1), `max_replies_per_connection`).
+const AT_ONCE: usize = 32;
 
 /// What went wrong, as far as it matters what.
 #[derive(Debug, thiserror::Error)]
@@ -214,12 +218,12 @@ impl Systemd {
     /// If a name is bad, systemd does not answer, or a variable file cannot be read.
     pub fn units(&self, root: &Root, names: &[String]) -> Result<Vec<UnitState>> {
         let loaded = zbus::block_on(async {
-            let mut all = Vec::new();
-            for unit in self.load_all(names).await? {
-                let service = self.service_properties(&unit).await?;
-                all.push((unit, service));
+            let units = self.load_all(names).await?;
+            let mut services = Vec::new();
+            for some in units.chunks(AT_ONCE) {
+                services.extend(try_join_all(some.iter().map(|unit| self.service_properties(unit))).await?);
             }
-            Ok::<_, Error>(all)
+            Ok::<_, Error>(units.into_iter().zip(services).collect::<Vec<_>>())
         })?;
         let state = |(unit, service): (Loaded, Option<Properties>)| {
             let id = unit.id.clone();
@@ -236,19 +240,21 @@ impl Systemd {
         zbus::block_on(async {
             let mut all = Vec::new();
             let units = self.manager.list_units().await.context("listing the units")?;
-            for (name, _, state, .., path, _, _, _) in units {
-                if state != "loaded" || !name.ends_with(".service") {
-                    continue;
-                }
-                match Properties::one::<Vec<Exec>>(&self.connection, &path, "Service", "ExecStart").await {
-                    Ok(starts) => {
-                        let argv = starts.into_iter().next().map_or_else(Vec::new, |(path, argv, ..)| {
-                            std::iter::once(path).chain(argv.into_iter().skip(1)).collect()
-                        });
-                        all.push((name, argv));
-                    }
+            let services: Vec<_> = units
+                .into_iter()
+                .filter(|(name, _, state, ..)| state == "loaded" && name.ends_with(".service"))
+                .collect();
+            for some in services.chunks(AT_ONCE) {
+                let starts = some.iter().map(|(.., path, _, _, _)| {
+                    Properties::one::<Vec<Exec>>(&self.connection, path, "Service", "ExecStart")
+                });
+                for ((name, ..), starts) in some.iter().zip(join_all(starts).await) {
                     // Gone since it was listed.
-                    Err(_) => log::debug!("{name} is not there any more"),
+                    let Ok(starts) = starts else { continue };
+                    let argv = starts.into_iter().next().map_or_else(Vec::new, |(path, argv, ..)| {
+                        std::iter::once(path).chain(argv.into_iter().skip(1)).collect()
+                    });
+                    all.push((name.clone(), argv));
                 }
             }
             Ok(all)
@@ -295,11 +301,11 @@ impl Systemd {
 
     async fn load_all(&self, names: &[String]) -> Result<Vec<Loaded>> {
         let mut all: Vec<Loaded> = Vec::new();
-        for name in names {
-            if let Some(unit) = self.load(name).await?
-                && all.iter().all(|known| known.id != unit.id)
-            {
-                all.push(unit);
+        for some in names.chunks(AT_ONCE) {
+            for unit in try_join_all(some.iter().map(|name| self.load(name))).await?.into_iter().flatten() {
+                if all.iter().all(|known| known.id != unit.id) {
+                    all.push(unit);
+                }
             }
         }
         Ok(all)

@@ -1,7 +1,12 @@
 //! A database on a PostgreSQL or MySQL/MariaDB server: ledger, shape, transactions.
 mod migrate;
 
-use std::{cell::Cell, collections::BTreeMap, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 
@@ -19,14 +24,37 @@ const LOCK_WAIT: u64 = 5;
 /// An open connection.
 #[derive(Debug)]
 pub(super) struct Server {
-    pub(super) wire: Wire,
+    pub(super) wire: Rc<Wire>,
     pub(super) url: Url,
     /// How long to wait for locks in all.
     pub(super) wait: Duration,
     in_transaction: Cell<bool>,
 }
 
+/// A session that only looks, kept open from one use to the next.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Rc<RefCell<Option<Rc<Wire>>>>);
+
+impl Kept {
+    /// The session, if nobody is using it and the server still has it.
+    fn free(&self) -> Option<Rc<Wire>> {
+        let wire = self.0.borrow().clone()?;
+        // One here, one kept.
+        (Rc::strong_count(&wire) == 2 && wire.query("SELECT 1").is_ok()).then_some(wire)
+    }
+}
+
 impl Server {
+    /// Opens it to look only, in the session that is `kept`, or one that is kept from now on.
+    pub(super) fn look(url: &Url, wait: Duration, kept: &Kept) -> Result<Self> {
+        if let Some(wire) = kept.free() {
+            return Ok(Self { wire, url: url.clone(), wait, in_transaction: Cell::new(false) });
+        }
+        let opened = Self::open(url, Access::ReadOnly, wait)?;
+        kept.0.replace(Some(Rc::clone(&opened.wire)));
+        Ok(opened)
+    }
+
     pub(super) fn open(url: &Url, access: Access, wait: Duration) -> Result<Self> {
         let wire = match access {
             Access::ReadOnly => {
@@ -53,7 +81,7 @@ impl Server {
             Dialect::Postgresql => wire.execute(&format!("SET lock_timeout = '{limit}s'"))?,
             _ => wire.execute(&format!("SET SESSION lock_wait_timeout = {limit}"))?,
         };
-        Ok(Self { wire, url: url.clone(), wait, in_transaction: Cell::new(false) })
+        Ok(Self { wire: Rc::new(wire), url: url.clone(), wait, in_transaction: Cell::new(false) })
     }
 
     pub(super) fn revision(&self) -> Result<Ledger> {
