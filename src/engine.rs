@@ -103,6 +103,8 @@ pub struct Run {
     pub discard: bool,
     /// Somebody else installs code: a package manager at work, whose hook this is.
     pub code_by_others: bool,
+    /// The code came while this process worked on it.
+    pub code_came: bool,
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
     journal: Journal,
@@ -139,7 +141,8 @@ impl Run {
         let state = RunState::replay(&Journal::read(root, &directory)?);
         logging::about(&id, root.append(&directory.join("log"))?);
         logging::event(logging::Event::Begun, &format!("run {id} begins, asked by {by}"));
-        Ok(Self { id, directory, plan, state, discard: false, code_by_others: false, database: None, journal, lock })
+        let (discard, code_by_others, code_came, database) = Default::default();
+        Ok(Self { id, directory, plan, state, discard, code_by_others, code_came, database, journal, lock })
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -165,6 +168,7 @@ impl Run {
             state,
             discard: false,
             code_by_others: false,
+            code_came: false,
             database: None,
             journal,
             lock,
@@ -419,6 +423,7 @@ impl Run {
         }
         let applied = step.apply(context, &proof)?;
         crash::point("step applied");
+        self.code_came |= matches!(step, Step::AwaitCode { .. });
         if let Applied::Waiting(release) = applied {
             return Ok((Applied::Waiting(release), true, String::new()));
         }

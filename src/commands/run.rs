@@ -172,7 +172,9 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 done(session, &run, &site)
             }
             Ended::Code => {
-                session.host.look_anew();
+                if run.code_came {
+                    session.host.look_anew();
+                }
                 let reached = awaited::wait(session, &mut site);
                 recorded(&mut run, reached)?;
                 let planned = replan(session, &mut run, false);

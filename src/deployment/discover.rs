@@ -10,7 +10,7 @@ use super::launcher::{self, Runs};
 use crate::files::Root;
 use crate::release::{ApiLauncher, Service};
 use crate::settings::WebServer;
-use crate::systemd::{self, Systemd, UnitState};
+use crate::systemd::{Systemd, UnitState};
 use crate::units;
 
 /// Where unit files are, the first one of a name counts (systemd.unit(5)).
@@ -57,16 +57,14 @@ pub struct Found {
 }
 
 impl Found {
-    /// Looks at the unit files below the root, and on a host also at what systemd has loaded from elsewhere.
+    /// Looks at the unit files below the root, and where systemd runs it also at what that has loaded from elsewhere.
     ///
     /// # Errors
     /// If a directory cannot be read, or systemd does not answer.
-    pub fn look(root: &Root) -> Result<Self> {
+    pub fn look(root: &Root, systemd: Option<&Systemd>) -> Result<Self> {
         let mut found = Self { units: unit_files(root)?, web: web_files(root)? };
-        if root.is_host() && systemd::running() {
-            for (name, argv) in Systemd::connect(None)?.list()? {
-                found.add(name, argv);
-            }
+        for (name, argv) in systemd.map(Systemd::list).transpose()?.unwrap_or_default() {
+            found.add(name, argv);
         }
         Ok(found)
     }
@@ -366,7 +364,7 @@ mod tests {
         host.root
             .link("../keys.service", Path::new("/etc/systemd/system/multi-user.target.wants/keys.service"))
             .unwrap();
-        let found = Found::look(&host.root).unwrap();
+        let found = Found::look(&host.root, None).unwrap();
         assert_eq!(found.names(WebServer::Refuse), ["keys.service", "barbican-worker.service"]);
         assert_eq!(found.service("keys.service"), Some(Service::Api));
         assert_eq!(listens_at(&host, &found).unwrap().as_deref(), Some("http://127.0.0.1:80"));
@@ -380,7 +378,7 @@ mod tests {
     #[test]
     fn where_nothing_is_found_nothing_is_known() {
         let (_dir, host) = image();
-        let found = Found::look(&host.root).unwrap();
+        let found = Found::look(&host.root, None).unwrap();
         let launched = launched(&host, &found, &[]);
         assert!(launched.services.is_none() && launched.launchers.is_none() && launched.commands.is_none());
         put(
@@ -388,7 +386,7 @@ mod tests {
             "/etc/systemd/system/barbican-api.service",
             "[Service]\nExecStart=/etc/init.d/barbican-api systemd-start\n",
         );
-        let launched = super::launched(&host, &Found::look(&host.root).unwrap(), &[]);
+        let launched = super::launched(&host, &Found::look(&host.root, None).unwrap(), &[]);
         assert!(launched.services.is_some() && launched.launchers.is_none(), "the script decides how");
     }
 
@@ -398,7 +396,7 @@ mod tests {
         let site = "<VirtualHost *:9311>\nWSGIScriptAlias / /usr/bin/barbican-wsgi-api\n</VirtualHost>\n";
         put(&host.root, "/etc/apache2/sites-enabled/keys.conf", site);
         put(&host.root, "/etc/apache2/sites-enabled/horizon.conf", "WSGIScriptAlias / /usr/share/horizon.wsgi\n");
-        let found = Found::look(&host.root).unwrap();
+        let found = Found::look(&host.root, None).unwrap();
         let [file] = &found.web[..] else { panic!("{found:?}") };
         assert_eq!((file.unit, file.line, file.shared), ("apache2.service", 2, true));
         assert!(found.names(WebServer::Refuse).is_empty());
@@ -407,13 +405,17 @@ mod tests {
         let launched = launched(&host, &found, &[]);
         assert_eq!(launched.launchers, Some([ApiLauncher::ModWsgi, ApiLauncher::BarbicanWsgiApi].into()));
         put(&host.root, "/etc/apache2/sites-enabled/keys.conf", &format!("SSLEngine On\n{site}"));
-        assert_eq!(listens_at(&host, &Found::look(&host.root).unwrap()).unwrap(), None);
+        assert_eq!(listens_at(&host, &Found::look(&host.root, None).unwrap()).unwrap(), None);
 
         let (_dir, host) = image();
         put(&host.root, "/etc/uwsgi/apps-enabled/barbican-api.ini", "[uwsgi]\n");
-        assert_eq!(Found::look(&host.root).unwrap().names(WebServer::Refuse), ["uwsgi.service"], "it has no other");
+        assert_eq!(
+            Found::look(&host.root, None).unwrap().names(WebServer::Refuse),
+            ["uwsgi.service"],
+            "it has no other"
+        );
         put(&host.root, "/etc/uwsgi/apps-enabled/nova.ini", "[uwsgi]\n");
-        assert!(Found::look(&host.root).unwrap().names(WebServer::Refuse).is_empty());
+        assert!(Found::look(&host.root, None).unwrap().names(WebServer::Refuse).is_empty());
     }
 
     #[test]

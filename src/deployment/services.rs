@@ -13,7 +13,7 @@ use crate::command;
 use crate::files::Root;
 use crate::journal::STATE;
 use crate::settings::Start;
-use crate::systemd::{self, Command, Systemd, UnitState};
+use crate::systemd::{Command, Systemd, UnitState};
 use crate::units;
 
 /// The unit that commands which change the code run in.
@@ -58,12 +58,9 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) fn of(host: &Host) -> Result<Self> {
-        if !host.root.is_host() || !systemd::running() {
-            return Ok(Self::default());
-        }
-        let systemd = Systemd::connect(None)?;
+        let Some(systemd) = host.systemd()? else { return Ok(Self::default()) };
         let units = systemd.units(&host.root, &host.unit_names()?)?;
-        Ok(Self { systemd: Some(systemd), units })
+        Ok(Self { systemd: Some(systemd.clone()), units })
     }
 
     /// The states of the units that are there.

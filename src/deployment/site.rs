@@ -19,6 +19,7 @@ use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, survey};
 use crate::release::Release;
 use crate::settings::Settings;
+use crate::systemd::{self, Systemd};
 use crate::units;
 
 /// Where the service's relative paths begin: the home of the user `barbican` in the distributions' packages.
@@ -45,6 +46,8 @@ pub struct Host {
     pub worker: PathBuf,
     /// What was found to run Barbican, once it was looked for.
     found: OnceCell<Found>,
+    /// The way to systemd, once it was looked for.
+    systemd: OnceCell<Option<Systemd>>,
     /// Its units as systemd has them, once it was asked.
     services: OnceCell<Rc<Services>>,
     /// The ways to database servers that were gone.
@@ -55,8 +58,8 @@ impl Host {
     /// The host or image below `root`, with these settings; `worker` is our own executable.
     #[must_use]
     pub fn new(root: Root, settings: Settings, worker: PathBuf) -> Self {
-        let (found, services, ways) = Default::default();
-        Self { root, settings, module: None, allow_network_db: false, worker, found, services, ways }
+        let (found, systemd, services, ways) = Default::default();
+        Self { root, settings, module: None, allow_network_db: false, worker, found, systemd, services, ways }
     }
 
     #[cfg(test)]
@@ -70,14 +73,23 @@ impl Host {
     /// As [`Found::look`].
     pub fn found(&self) -> Result<&Found> {
         if self.found.get().is_none() {
-            self.found.set(Found::look(&self.root)?).ok();
+            self.found.set(Found::look(&self.root, self.systemd()?)?).ok();
         }
         self.found.get().context("nothing was looked for")
     }
 
     /// Looks for them, for what systemd has of them and for the ways to servers anew from now on: package work may bring others.
     pub fn look_anew(&mut self) {
-        (self.found, self.services, self.ways) = Default::default();
+        (self.found, self.systemd, self.services, self.ways) = Default::default();
+    }
+
+    /// The way to systemd; none on an image or where none runs.
+    pub(super) fn systemd(&self) -> Result<Option<&Systemd>> {
+        if self.systemd.get().is_none() {
+            let here = self.root.is_host() && systemd::running();
+            self.systemd.set(if here { Some(Systemd::connect(None)?) } else { None }).ok();
+        }
+        Ok(self.systemd.get().and_then(Option::as_ref))
     }
 
     /// Its units with what they set, and the way to systemd; asked once. Whether they run is to be asked again.
