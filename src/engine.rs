@@ -315,8 +315,8 @@ impl Run {
             if self.state.get(index).done.is_some() && !again {
                 continue;
             }
-            // Between stopping and holding there is no border: what was not running could be started there.
-            if STOP.load(Ordering::SeqCst) && !matches!(step, Step::HoldUnits { .. }) {
+            // Between holding and stopping there is no border: what falls there would not come back.
+            if STOP.load(Ordering::SeqCst) && !matches!(step, Step::StopUnits { .. }) {
                 let text = format!("run {} stopped before step {}, as asked", self.id, index + 1);
                 logging::event(logging::Event::Interrupted, &text);
                 return Ok(Ended::Stopped { step: index });
@@ -477,8 +477,8 @@ impl Run {
             self.state.phase = Phase::RollingBack;
         }
         let steps = self.plan.steps.clone();
-        for (index, step) in steps.iter().enumerate().rev() {
-            let state = self.state.get(index);
+        for index in backwards(&steps) {
+            let (Some(step), state) = (steps.get(index), self.state.get(index)) else { continue };
             let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
             let total = steps.len();
             report(Progress::Begin { index, total, step });
@@ -520,6 +520,22 @@ impl Run {
         }
         root.remove_link(&Path::new(journal::STATE).join("current"))
     }
+}
+
+/// The steps in the order in which they are undone: the last first, but units are free before they are started again.
+fn backwards(steps: &[Step]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..steps.len()).rev().collect();
+    let held = |index: usize| matches!(steps.get(index), Some(Step::HoldUnits { .. }));
+    let stopped = |index: usize| matches!(steps.get(index), Some(Step::StopUnits { .. }));
+    for at in 1..order.len() {
+        if let (Some(&later), Some(&earlier)) = (order.get(at - 1), order.get(at))
+            && stopped(later)
+            && held(earlier)
+        {
+            order.swap(at - 1, at);
+        }
+    }
+    order
 }
 
 /// Looks at a step; what somebody else changed is an error, never overwritten.

@@ -179,10 +179,10 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     let (files, conflicts) = file_changes(deployment, host, path, to)?;
     let mut steps = Vec::new();
     let names = host.unit_names()?;
-    if !deployment.running.is_empty() {
+    steps.push(Step::HoldUnits { units: names.clone() });
+    if deployment.has_units {
         steps.push(Step::StopUnits { units: deployment.running.clone() });
     }
-    steps.push(Step::HoldUnits { units: names.clone() });
     let schema = schema_steps(deployment.revision(), to)?;
     let data = data_steps(deployment, to)?;
     let writes = !schema.is_empty() || rows_to_change(deployment, &data);

@@ -74,7 +74,7 @@ pub(super) fn with_new_units(draft: &mut Vec<Step>, names: &[String], first_half
         }
     }
     if !fresh.is_empty() {
-        draft.insert(0, Step::HoldUnits { units: fresh });
+        draft.splice(0..0, [Step::HoldUnits { units: fresh }, Step::StopUnits { units: Vec::new() }]);
     }
 }
 
@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(released(&["a.service"]), [Step::VerifyKeks, both]);
         let steps = released(&["a.service", "new.service"]);
         assert_eq!(steps[0], Step::HoldUnits { units: list(&["new.service"]) });
-        assert_eq!(steps[2], released_later(&["a.service", "gone.service", "new.service"]));
+        assert_eq!(steps[1], Step::StopUnits { units: Vec::new() });
+        assert_eq!(steps[3], released_later(&["a.service", "gone.service", "new.service"]));
     }
 
     #[test]

@@ -96,6 +96,7 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::HoldUnits { units } | Step::UnholdUnits { units, .. } => {
                 ui.paragraph(&format!("{} names, installed or not", units.len()), 4);
             }
+            Step::StopUnits { units } if units.is_empty() => ui.line("    none runs"),
             Step::StopUnits { units } | Step::StartUnits { units } | Step::VerifyService { units } => {
                 ui.paragraph(&units.join(" "), 4)
             }

@@ -36,13 +36,14 @@ impl Proof {
         if run.plan.kind != Kind::Upgrade {
             return proof;
         }
+        let ran = |s: &Step| matches!(s, Step::StopUnits { units } if !units.is_empty());
         match detail(&|s| matches!(s, Step::VerifyService { .. })) {
             Some(words) => {
                 let (proved, missing) = words.split_once(NOT_PROVED).unwrap_or((&words, ""));
                 proof.proved.push(proved.to_owned());
                 proof.not_proved.extend(Some(missing.to_owned()).filter(|m| !m.is_empty()));
             }
-            None if settings.start == Start::None && find(&|s| matches!(s, Step::StopUnits { .. })).is_some() => {
+            None if settings.start == Start::None && find(&ran).is_some() => {
                 proof.not_proved.push("that the services start ([upgrade] start = none)".to_owned());
             }
             None => {}
@@ -54,7 +55,7 @@ impl Proof {
             })),
             Err(why) => log::warn!("counting secrets kept elsewhere: {why:#}"),
         }
-        let stopped = find(&|s| matches!(s, Step::StopUnits { .. })).and_then(|s| s.times.0);
+        let stopped = find(&ran).and_then(|s| s.times.0);
         let started = find(&|s| matches!(s, Step::StartUnits { .. })).and_then(|s| s.times.1);
         if let (Some(stopped), Some(started)) = (stopped, started) {
             proof.down = Some(time::span(u128::from(started.saturating_sub(stopped)) * 1000));

@@ -426,7 +426,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
         session.ui.line(format!("changed by the new code: {}", step.title()));
     }
     // What only looks, or holds more, may be added by a newer version of this program or of Barbican's packages.
-    let harmless = |s: &Step| matches!(s, Step::VerifyService { .. } | Step::HoldUnits { .. });
+    let harmless = |s: &Step| matches!(s, Step::VerifyService { .. } | Step::HoldUnits { .. } | Step::StopUnits { .. });
     let added = of_other_kinds(&new.iter().filter(|s| !harmless(s)).cloned().collect::<Vec<_>>(), &old);
     if !added.is_empty() && !accept_changes {
         return Err(stop(anyhow!("the new code asks for steps that were not planned: {}", added.join(", ")))

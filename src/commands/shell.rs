@@ -37,6 +37,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
             step if image && step.is_about_services() => {
                 lines.push("# nothing runs in an image".to_owned());
             }
+            Step::StopUnits { units } if units.is_empty() => lines.push("# none runs".to_owned()),
             Step::StopUnits { units } => lines.push(format!("systemctl stop {}", units.join(" "))),
             Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
             Step::VerifyService { units } => lines.push(format!("systemctl is-active {}", units.join(" "))),

@@ -34,9 +34,9 @@ use crate::settings::Settings;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Step {
-    /// Stop the services that run.
+    /// Stop the services, of which some ran.
     StopUnits {
-        /// Their units.
+        /// The units of those.
         units: Vec<String>,
     },
     /// Keep the services from starting, also over a reboot.
@@ -329,7 +329,9 @@ impl Step {
     pub fn prepare(&self, context: &mut Context<'_>) -> Result<Undo> {
         match self {
             Self::StopUnits { units } => {
-                verify::remember(context, units)?;
+                if !units.is_empty() {
+                    verify::remember(context, units)?;
+                }
                 Ok(Undo::Start { units: units.clone() })
             }
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),

@@ -14,8 +14,6 @@ const HELD: &str = "held.json";
 pub(super) fn observe_held(context: &Context<'_>, names: &[String]) -> Result<Observed> {
     let held = units::held(context.root(), names)?;
     let known = held.len() == names.len() && context.site.holds(context.host, names, true)?;
-    // Held alone is not enough: a unit that was started in between runs on.
-    let known = known && context.site.running(context.host, names)?.is_empty();
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
@@ -23,19 +21,21 @@ pub(super) fn prepare_hold(context: &Context<'_>, names: &[String]) -> Result<Un
     Ok(Undo::Hold { before: units::held(context.root(), names)? })
 }
 
+/// What runs goes on: it is stopped next, when nothing can be started any more, and systemd need not be reloaded while nothing serves.
 pub(super) fn hold(context: &mut Context<'_>, names: &[String]) -> Result<()> {
     units::hold_files(context.root(), names)?;
-    // Also what somebody started before the hold was complete.
-    context.site.stop(names)
+    context.site.reload_units()
 }
 
 /// Holds and stops again what was released, puts back what ran before a hold by hand, and only then looks whether anything was written since.
 pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprint: Option<&str>) -> Result<bool> {
-    let changed = !matches!(observe_held(context, names)?, Observed::After(_));
+    let changed = !matches!(observe_held(context, names)?, Observed::After(_))
+        || !context.site.running(context.host, names)?.is_empty();
     if let Some(record) = context.root().read(&context.file(HELD))? {
         context.root().write(&held_path(), &record.bytes, private())?;
     }
-    hold(context, names)?;
+    units::hold_files(context.root(), names)?;
+    context.site.stop(names)?;
     if let (false, Some(then)) = (context.discard, fingerprint)
         && context.site.open(Access::ReadOnly)?.fingerprint()? != then
     {
@@ -89,15 +89,19 @@ pub(super) fn revert_hold(context: &mut Context<'_>, names: &[String], before: &
     Ok(changed)
 }
 
+/// The units to stop: `names`, and what is held and was started all the same before that was known to systemd.
+fn to_stop(context: &Context<'_>, names: &[String]) -> Result<Vec<String>> {
+    let held = units::all_held(context.root())?;
+    Ok(names.iter().cloned().chain(held.into_iter().filter(|unit| !names.contains(unit))).collect())
+}
+
 pub(super) fn observe_stopped(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {
-    let running = context.site.running(context.host, names)?;
+    let running = context.site.running(context.host, &to_stop(context, names)?)?;
     Ok(if running.is_empty() { Observed::After(format!("{} stopped", names.len())) } else { Observed::Before })
 }
 
-/// Holds, then stops: between the two nothing can be started again.
 pub(super) fn stop(context: &mut Context<'_>, names: &[String]) -> Result<()> {
-    units::hold_files(context.root(), names)?;
-    context.site.stop(names)
+    context.site.stop(&to_stop(context, names)?)
 }
 
 pub(super) fn observe_started(context: &mut Context<'_>, names: &[String]) -> Result<Observed> {

@@ -82,6 +82,12 @@ impl Properties {
         T::try_from(value).map_err(|e| anyhow!(e.into()).context(format!("property {name}")))
     }
 
+    /// Reads a list of strings; what is not there is empty.
+    pub(super) fn strings(&self, name: &str) -> Vec<String> {
+        let value = self.0.get(name).and_then(|value| value.try_clone().ok());
+        value.and_then(|value| value.try_into().ok()).unwrap_or_default()
+    }
+
     /// Takes one out.
     pub(super) fn take<T>(&mut self, name: &str) -> Result<T>
     where

@@ -23,7 +23,7 @@ use secrecy::SecretString;
 use zbus::OwnedObjectPath;
 
 use crate::files::Root;
-use crate::units::full_name;
+use crate::units::{HOLD, full_name};
 use bus::{Exec, ManagerProxy, Properties};
 pub use inhibit::Inhibitor;
 pub use launch::{Ended, Launch};
@@ -164,6 +164,13 @@ struct Loaded {
     load_state: String,
     active_state: String,
     properties: Properties,
+}
+
+impl Loaded {
+    /// Whether systemd has read a hold of it.
+    fn is_held(&self) -> bool {
+        self.properties.strings("DropInPaths").iter().any(|path| path.ends_with(HOLD))
+    }
 }
 
 /// Whether systemd runs this host, as sd_booted(3) tells it. A chroot or a plain container has none.

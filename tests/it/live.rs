@@ -245,8 +245,8 @@ fn killed_in_the_middle_it_is_held_and_goes_back() {
     live.run("systemctl start barbican-api barbican-worker");
     let files = live.digests();
 
-    // The hold is on disk, the stop was not asked for.
-    live.crash(&["upgrade", "--to", "mitaka", "--yes"], "file replaced:7");
+    // The hold of the API is on disk, and of nothing else; the stop was not asked for.
+    live.crash(&["upgrade", "--to", "mitaka", "--yes"], "file replaced:8");
     assert_eq!(live.run(&format!("ls {HOLDS} | wc -l")), "1");
     assert_eq!(live.machine.active(API), "active");
     live.tool(&["rollback", "--yes"]).expect(0);

@@ -142,7 +142,7 @@ fn leaving_the_view_does_not_stop_the_work_and_a_second_start_attaches() {
     let live = installed();
     let child = stopping(&live);
     let shown = live.run(&format!("systemctl status {UNIT} || :"));
-    assert!(shown.contains("Status: \"step 1 of "), "{shown}");
+    assert!(shown.contains("Status: \"step 2 of "), "{shown}");
     let inhibitors = live.run("systemd-inhibit --list");
     assert!(inhibitors.contains("keymgr-upgrade"), "{inhibitors}");
 
