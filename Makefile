@@ -21,7 +21,7 @@ run_tests := . '$(LAB)/env' && NEXTEST_TEST_THREADS=$(threads) \
     $(CARGO) $(if $(nextest),nextest run,test --no-fail-fast) --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build manual deb rpm portable lint check test test-slow crash crash-power fuzz demo bench install install-built rpm-built clean
+.PHONY: help setup packages built build manual deb rpm portable lint check test test-slow crash crash-power fuzz demo bench install install-built rpm-built clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -97,8 +97,17 @@ slow := real_barbican:: server_ crash::matrix crash::whole crash::power crash::f
 check: setup lint ## the fast loop: lint, then the tests that take no minutes
 	$(run_tests) -- $(addprefix --skip ,$(slow))
 
-test: setup lint ## everything that must be green
+# What is fetched and what is compiled do not wait for one another, but for the
+# compiler of C.
+test: packages ## everything that must be green
+	@$(MAKE) --no-print-directory -j2 setup built
 	$(run_tests)
+
+packages:
+	@$(lab) tests/lab/setup.sh packages
+
+built: lint
+	$(CARGO) $(if $(nextest),nextest run,test) --locked --no-run
 
 test-slow: setup ## also the tests that are too long for every run
 	$(run_tests) $(if $(nextest),--run-ignored all,-- --include-ignored)

@@ -6,6 +6,7 @@
 #
 #   tests/lab/setup.sh          everything for `make test`
 #   tests/lab/setup.sh demo     only what `make demo` needs (no Python packages)
+#   tests/lab/setup.sh packages only what comes from the distribution
 #
 # What is already there is left alone and takes no time; what is missing comes
 # from the distribution (apt, as root or by sudo) and from pip. The results are
@@ -112,7 +113,7 @@ install_packages() {
     need python3 python3-venv
     need softhsm2-util softhsm2
     need /usr/include/p11-kit-1/p11-kit/pkcs11.h libp11-kit-dev
-    if [ "$what" = test ]; then
+    if [ "$what" != demo ]; then
         need pkcs11-tool opensc
         need sqlite3 sqlite3
         need socat socat
@@ -164,6 +165,7 @@ venv() {
 }
 
 install_packages
+[ "$what" != packages ] || exit 0
 softhsm
 [ -n "$module" ] || die "no libsofthsm2.so found although softhsm2 is installed"
 if [ "$what" = test ]; then
