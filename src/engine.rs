@@ -105,6 +105,8 @@ pub struct Run {
     pub code_by_others: bool,
     /// The code came while this process worked on it.
     pub code_came: bool,
+    /// The plan was made, by this process, with the code that it is for installed.
+    pub code_was_there: bool,
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
     journal: Journal,
@@ -141,8 +143,23 @@ impl Run {
         let state = RunState::replay(&Journal::read(root, &directory)?);
         logging::about(&id, root.append(&directory.join("log"))?);
         logging::event(logging::Event::Begun, &format!("run {id} begins, asked by {by}"));
-        let (discard, code_by_others, code_came, database) = Default::default();
-        Ok(Self { id, directory, plan, state, discard, code_by_others, code_came, database, journal, lock })
+        Ok(Self::new(id, plan, state, journal, lock))
+    }
+
+    fn new(id: String, plan: Plan, state: RunState, journal: Journal, lock: Lock) -> Self {
+        Self {
+            directory: journal::run_directory(&id),
+            id,
+            plan,
+            state,
+            discard: false,
+            code_by_others: false,
+            code_came: false,
+            code_was_there: false,
+            database: None,
+            journal,
+            lock,
+        }
     }
 
     /// Opens the run `id` to go on with it, or to go back.
@@ -161,18 +178,7 @@ impl Run {
         let plan = Plan::load(root, &directory, &state)?;
         logging::about(id, root.append(&directory.join("log"))?);
         log::info!("run {id} is taken up again");
-        Ok(Self {
-            id: id.to_owned(),
-            directory,
-            plan,
-            state,
-            discard: false,
-            code_by_others: false,
-            code_came: false,
-            database: None,
-            journal,
-            lock,
-        })
+        Ok(Self::new(id.to_owned(), plan, state, journal, lock))
     }
 
     /// Leaves the run as it stands, for somebody else to take up, and gives back the lock of the host.

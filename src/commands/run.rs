@@ -125,6 +125,7 @@ pub(super) fn begin(
     };
     engine::stop_at_step_borders().context("handling signals")?;
     let mut run = Run::begin(&session.host.root, locks.host, plan, &baseline, accepted, by)?;
+    run.code_was_there = deployment.code.is(&run.plan.to);
     run.guard(locks.database, locks.word.writers_stopped, &session.by).map_err(|e| open(e.into()))?;
     // The operator's word is for one run.
     Approval::spend(&session.host.root).map_err(|e| open(e.into()))?;
@@ -172,6 +173,10 @@ fn forward(session: &mut Session, mut run: Run, mut site: Site, fresh: bool) -> 
                 done(session, &run, &site)
             }
             Ended::Code => {
+                if run.code_was_there && !run.code_came {
+                    // Nothing is otherwise than it was planned on, a moment ago.
+                    continue;
+                }
                 if run.code_came {
                     session.host.look_anew();
                 }
@@ -366,8 +371,7 @@ fn recorded<E: Into<Failure>>(run: &mut Run, result: Result<(), E>) -> Result<()
 
 /// Whether the code of this release is installed.
 fn has_code(session: &Session, release: &str) -> Result<bool, Failure> {
-    let code = installed_code(&session.host.root, &session.host.settings)?;
-    Ok(matches!(code, Code::At { release: Some(now), .. } if now == release))
+    Ok(installed_code(&session.host.root, &session.host.settings)?.is(release))
 }
 
 /// The titles of those steps that are of no kind of the others.

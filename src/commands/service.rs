@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 
 use super::{Outcome, Session, back, follow, run};
 use crate::cli::{Target, Word};
-use crate::deployment::{Code, installed_code};
+use crate::deployment::installed_code;
 use crate::error::{Exit, Failure};
 use crate::files::Root;
 use crate::journal::Phase;
@@ -75,9 +75,7 @@ fn by_hand(session: &mut Session) -> Outcome {
         Phase::Done | Phase::RolledBack => return run::upgrade(session, &Target::default(), word, true),
         Phase::Waiting => {
             let plan = Plan::load(&session.host.root, &journal::run_directory(&id), &state)?;
-            if let Code::At { release: Some(now), .. } = installed_code(&session.host.root, &session.host.settings)?
-                && now == plan.to
-            {
+            if installed_code(&session.host.root, &session.host.settings)?.is(&plan.to) {
                 return run::resume(session, false, word);
             }
             let error = anyhow!("run {id} waits for the code of {}, which is not there yet", plan.to);

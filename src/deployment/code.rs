@@ -33,6 +33,14 @@ pub enum Code {
     },
 }
 
+impl Code {
+    /// Whether it is that of this release.
+    #[must_use]
+    pub fn is(&self, id: &str) -> bool {
+        matches!(self, Self::At { release: Some(now), .. } if now == id)
+    }
+}
+
 /// Finds the installed Barbican.
 ///
 /// The package database counts before Python's metadata, since it is what the operator upgrades; with `[code] python` set only that interpreter's

@@ -22,6 +22,7 @@ mod table;
 mod table_apt;
 mod upgrade;
 mod watch;
+mod window;
 
 pub(crate) use watch::{Watch, What};
 
