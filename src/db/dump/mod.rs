@@ -220,19 +220,22 @@ impl<'a> Job<'a> {
 
     fn fill(&self, file: &mut File, path: &Path) -> Result<()> {
         let mut output = self.dump()?;
-        let mut piece = vec![0; 1 << 16];
+        let mut piece = Vec::with_capacity(PIECE);
         loop {
-            let count = match output.read(&mut piece) {
-                Ok(0) => return Ok(()),
-                Ok(count) => count,
-                Err(why) => return Err(self.program("dumping", why).into()),
-            };
-            let piece = piece.get(..count).unwrap_or_default();
-            file.write_all(piece).map_err(|e| error::io(path, "cannot be written", e))?;
+            piece.clear();
+            // However the program cuts its output: the same dump is as many pieces each time.
+            let read = output.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            if read.map_err(|why| self.program("dumping", why))? == 0 {
+                return Ok(());
+            }
+            file.write_all(&piece).map_err(|e| error::io(path, "cannot be written", e))?;
             crash::point("piece dumped");
         }
     }
 }
+
+/// Bytes of a dump that are written at once.
+const PIECE: usize = 1 << 13;
 
 /// Content of a database: fingerprint, and rows of each table.
 type State = (String, BTreeMap<String, u64>);
