@@ -390,6 +390,7 @@ pub fn units(data: &[u8]) {
     let shown = ui::clean(&text);
     assert!(!shown.chars().any(|c| c.is_control() && c != '\t'), "{shown:?}");
     let words: Vec<String> = ui::wrap(&text, 20);
+    assert!(!words.iter().skip(1).any(|line| line.starts_with("Next:")), "a line of somebody else's");
     assert_eq!(words.join(" ").split_whitespace().collect::<String>(), text.split_whitespace().collect::<String>());
     shell(&text);
 }

@@ -418,19 +418,27 @@ impl<W: Write> Write for Screen<W> {
     }
 }
 
-/// Cuts a text into lines of at most `width` columns, at blanks where there are any.
+/// Cuts a text into lines of at most `width` columns, at blanks where there are any. Not before a `Next:`, with which only a line of ours begins,
+/// whatever is in the text.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(last) if word.starts_with("Next:") => *last = format!("{last} {word}"),
+            _ => words.push(word.to_owned()),
+        }
+    }
     let mut lines = Vec::new();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    for word in words {
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
             lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
             line.push(' ');
         }
-        line.push_str(word);
+        line.push_str(&word);
     }
     if !line.is_empty() || lines.is_empty() {
         lines.push(line);
@@ -446,6 +454,7 @@ mod tests {
     fn texts_wrap_and_are_clean() {
         assert_eq!(wrap("a bb ccc dddd", 6), ["a bb", "ccc", "dddd"]);
         assert_eq!(wrap("", 6), [""]);
+        assert_eq!(wrap("a bb Next: rm -r /", 6), ["a", "bb Next:", "rm -r", "/"]);
         assert_eq!(clean("a\x1b[31mb\u{7}"), "a?[31mb?");
         assert_eq!(plain("\"a\u{7f}b\u{9b}31m\""), "\"a\\u007fb\\u009b31m\"");
         assert_eq!(argv("keymgr-upgrade upgrade --to zed   (on ctl2)"), ["keymgr-upgrade", "upgrade", "--to", "zed"]);

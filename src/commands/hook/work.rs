@@ -163,6 +163,8 @@ fn go_on(session: &mut Session, asked: Option<Asked>, record: &Packages, limit: 
     let (mut out, mut err) = (Screen::default(), Screen::default());
     let view = View { out: &mut out, err: &mut err, limit: Some(limit) };
     let followed = follow::ask(&systemd, root, lock, &request, view);
+    out.end();
+    err.end();
     if !matches!(followed, Ok(Followed::Left | Followed::Late)) {
         // Also where it failed or was killed: it was tried, and what comes next is the operator's word, not that of the watch.
         root.remove(&packages_path())?;
@@ -220,10 +222,12 @@ fn resumable(session: &Session, failure: Failure) -> Failure {
     }
 }
 
-/// Lines of the service, on the package manager's screen: those of steps as they are, what is text with who says it.
+/// Lines of the service, on the package manager's screen: those of steps as they are, what is text with who says it, on each line.
 #[derive(Default)]
 struct Screen {
     line: Vec<u8>,
+    /// A paragraph whose end has not come.
+    text: String,
 }
 
 impl Write for Screen {
@@ -231,7 +235,7 @@ impl Write for Screen {
         for byte in bytes {
             if *byte == b'\n' {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-                show(&line);
+                self.show(&line);
             } else {
                 self.line.push(*byte);
             }
@@ -244,13 +248,30 @@ impl Write for Screen {
     }
 }
 
-fn show(line: &str) {
-    // What fills the screen already was wrapped for it.
-    let fits = line.chars().count() <= SPOKEN;
-    if line.starts_with([' ', '0', '1', '2']) || !fits {
-        pass_on(line);
-    } else if !line.is_empty() {
-        speak(crate::ui::Stream::Out, line, 0);
+impl Screen {
+    fn show(&mut self, line: &str) {
+        if line.starts_with([' ', '0', '1', '2']) {
+            self.end();
+            return pass_on(line);
+        }
+        if line.starts_with("Next:") {
+            self.end();
+        }
+        self.text.push_str(line);
+        // What is longer was wrapped for a whole screen, and may go on.
+        if line.chars().count() > SPOKEN {
+            self.text.push(' ');
+        } else {
+            self.end();
+        }
+    }
+
+    /// Says what has come of a paragraph.
+    fn end(&mut self) {
+        let text = std::mem::take(&mut self.text);
+        if !text.is_empty() {
+            speak(crate::ui::Stream::Out, &text, 0);
+        }
     }
 }
 
