@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -16,12 +15,11 @@ use crate::crash;
 
 mod walk;
 
+use walk::Place;
+
 /// The most that is read of a file of somebody else's than root and us, in bytes: whose owner makes it larger must not take all memory. What we
 /// keep ourselves grows with the database.
 const LARGEST: u64 = 64 << 20;
-
-/// As many links as the kernel follows.
-const MOST_LINKS: usize = 40;
 
 /// SHA-256 of bytes, in hexadecimal.
 #[must_use]
@@ -277,53 +275,9 @@ impl Root {
             .with_context(|| format!("opening directory {}", self.shown(path).display()))
     }
 
-    /// Follows `path` by hand, name by name, to the directory that really holds it: links are followed, so that a linked file is replaced, not its
-    /// link. Each directory stays open, so nobody can turn the way between a look and the use.
+    /// Follows `path` by hand to the directory that really holds it: a linked file is replaced, not its link.
     fn place(&self, path: &Path) -> rustix::io::Result<Place> {
-        let parts = |path: &Path| -> Vec<OsString> {
-            let named = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir));
-            named.map(|c| c.as_os_str().to_owned()).rev().collect()
-        };
-        let (mut way, mut todo) = (Vec::new(), parts(path));
-        let (mut links, mut strangers) = (0, Vec::new());
-        let root = rustix::fs::fstat(&self.directory)?.st_uid;
-        let own = [0, root, rustix::process::geteuid().as_raw()];
-        while let Some(name) = todo.pop() {
-            if name == ".." {
-                way.pop();
-                continue;
-            }
-            let here = way.last().unwrap_or(&self.directory);
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = match rustix::fs::openat(here, &name, flags, Mode::empty()) {
-                Err(Errno::NOENT) if todo.is_empty() => None,
-                opened => Some(opened?),
-            };
-            let stat = fd.as_ref().map(rustix::fs::fstat).transpose()?;
-            match (fd, stat.as_ref().map(|stat| FileType::from_raw_mode(stat.st_mode))) {
-                (Some(link), Some(FileType::Symlink)) => {
-                    links += 1;
-                    if links > MOST_LINKS {
-                        return Err(Errno::LOOP);
-                    }
-                    strangers.extend(stat.map(|stat| stat.st_uid).filter(|uid| !own.contains(uid)));
-                    let target = rustix::fs::readlinkat(&link, "", Vec::new())?;
-                    let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
-                    if target.is_absolute() {
-                        way.clear();
-                    }
-                    todo.extend(parts(&target));
-                }
-                (_, kind) if todo.is_empty() => {
-                    let directory = rustix::fs::openat(here, ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-                    return Ok(Place { directory, name, kind, strangers });
-                }
-                (Some(directory), Some(FileType::Directory)) => way.push(directory),
-                _ => return Err(Errno::NOTDIR),
-            }
-        }
-        // The root itself, or what ends in `..`.
-        Err(Errno::ISDIR)
+        Place::find(&self.directory, path)
     }
 
     /// Where a file really is on this host, for a library that opens it by itself and may write there.
@@ -523,44 +477,6 @@ impl Root {
         }
         let stat = rustix::fs::fstatvfs(self.directory_fd(existing)?)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-/// Where a path leads.
-struct Place {
-    directory: OwnedFd,
-    name: OsString,
-    /// What is there; never a link.
-    kind: Option<FileType>,
-    /// Who owns links on the way, besides root and us.
-    strangers: Vec<u32>,
-}
-
-impl Place {
-    /// The file, if there is one: not through a link that has taken its place, and not waiting for anybody.
-    fn open(&self) -> Result<Option<File>> {
-        match self.kind {
-            None => return Ok(None),
-            Some(FileType::RegularFile) => {}
-            Some(_) => bail!("it is not a regular file"),
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(Some(rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty())?.into()))
-    }
-
-    /// The directory, so that it can be synced.
-    fn opened(&self) -> rustix::io::Result<OwnedFd> {
-        rustix::fs::openat(&self.directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    }
-
-    /// Whoever owns a link on the way must own what it leads to: a file of `owner`, and where it is written also the directory. The service's
-    /// user may own `/etc/barbican`, and could have us read or write anything for it by turning a link.
-    fn check(&self, owner: u32, directory: Option<u32>) -> Result<()> {
-        let turned = |uid: &&u32| **uid != owner || directory.is_some_and(|directory| **uid != directory);
-        if let Some(uid) = self.strangers.iter().find(turned) {
-            bail!("a link of user {uid} leads to what is not theirs: give the link to root (chown -h), or remove it");
-        }
-        Ok(())
     }
 }
 

@@ -1,13 +1,16 @@
-//! What openat2(2) does for `Root`, for kernels before Linux 5.6 and sandboxes that refuse the call: a path is gone along one name at a time, and what
-//! a link says is looked up in the root like the rest. The kernel is never given more than one name, and never `..` or a link to follow.
+//! A path gone along one name at a time, where what a link says is looked up in the root like the rest: what openat2(2) does for `Root`, for kernels
+//! before Linux 5.6 and sandboxes that refuse the call; and everywhere the way to a file of others, of which it is told who has turned it. The kernel
+//! is never given more than one name, and never `..` or a link to follow.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path};
 
-use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC};
+use anyhow::{Result, bail};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC};
 use rustix::io::Errno;
 
 /// How many links one path may lead over, as in the kernel.
@@ -19,51 +22,21 @@ struct Way<'a> {
     above: Vec<OwnedFd>,
     rest: VecDeque<OsString>,
     links: usize,
+    /// Who owns each link that was followed.
+    owners: Vec<u32>,
 }
 
 /// Opens `path` below `root` as openat2(2) does with RESOLVE_IN_ROOT and RESOLVE_NO_MAGICLINKS. A directory that is moved out of the root while it is
 /// gone through is left by the way it was entered, so not even then does `..` lead outside.
 pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
-    let mut way = Way { root, above: Vec::new(), rest: names(path.as_os_str()), links: 0 };
-    if way.rest.is_empty() {
-        return Err(Errno::NOENT);
-    }
-    while let Some(name) = way.rest.pop_front() {
-        let last = way.rest.is_empty();
-        if name == ".." {
-            way.above.pop();
-        }
-        if name.is_empty() || name == "." || name == ".." {
-            if last {
-                return rustix::fs::openat(way.here(), ".", flags, mode);
-            }
-            continue;
-        }
-        if !last && flags.contains(OFlags::CREATE) && way.rest.iter().all(|after| after.is_empty()) {
-            // No file can have a name that ends in a slash.
-            return Err(Errno::ISDIR);
-        }
-        let link = match rustix::fs::readlinkat(way.here(), &name, Vec::new()) {
-            Ok(target) => Some(OsString::from_vec(target.into_bytes())),
-            // Not a link. Or it is not there, which opening it says better, or makes it.
-            Err(Errno::INVAL | Errno::NOENT) => None,
-            Err(error) => return Err(error),
-        };
-        match link {
-            Some(_) if last && flags.contains(OFlags::CREATE | OFlags::EXCL) => return Err(Errno::EXIST),
-            Some(target) if !last || !flags.contains(OFlags::NOFOLLOW) => way.follow(&target)?,
-            _ if last => match way.last(&name, flags, mode)? {
-                Some(opened) => return Ok(opened),
-                None => way.rest.push_front(name),
-            },
-            _ => {
-                // It became a link meanwhile: then this fails, as it does for anything else that is no directory.
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                way.above.push(rustix::fs::openat(way.here(), &name, flags, Mode::empty())?);
-            }
+    let mut way = Way::from(root, names(path.as_os_str()));
+    loop {
+        let name = way.to_end(flags)?;
+        match way.last(&name, flags, mode)? {
+            Some(opened) => return Ok(opened),
+            None => way.rest.push_front(name),
         }
     }
-    Err(Errno::NOENT)
 }
 
 fn names(path: &OsStr) -> VecDeque<OsString> {
@@ -73,9 +46,53 @@ fn names(path: &OsStr) -> VecDeque<OsString> {
     path.as_bytes().split(|byte| *byte == b'/').map(|name| OsStr::from_bytes(name).to_owned()).collect()
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    fn from(root: &'a OwnedFd, rest: VecDeque<OsString>) -> Self {
+        Self { root, above: Vec::new(), rest, links: 0, owners: Vec::new() }
+    }
+
     fn here(&self) -> BorrowedFd<'_> {
         self.above.last().unwrap_or(self.root).as_fd()
+    }
+
+    /// Goes on to the last name, which is told, and stays in its directory; that directory is `.`, however the path says so. A last name that is a
+    /// link is followed unless these flags say that what it is itself is meant.
+    fn to_end(&mut self, flags: OFlags) -> rustix::io::Result<OsString> {
+        let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        while let Some(name) = self.rest.pop_front() {
+            let last = self.rest.is_empty();
+            if name == ".." {
+                self.above.pop();
+            }
+            if name.is_empty() || name == "." || name == ".." {
+                if last {
+                    return Ok(".".into());
+                }
+                continue;
+            }
+            if !last && flags.contains(OFlags::CREATE) && self.rest.iter().all(|after| after.is_empty()) {
+                // No file can have a name that ends in a slash.
+                return Err(Errno::ISDIR);
+            }
+            // What is looked at is what is gone through: nobody turns it in between.
+            let there = match rustix::fs::openat(self.here(), &name, place, Mode::empty()) {
+                // Opening it says so, or makes it.
+                Err(Errno::NOENT) if last => return Ok(name),
+                opened => opened?,
+            };
+            let stat = rustix::fs::fstat(&there)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink if !last || !flags.intersects(OFlags::NOFOLLOW | OFlags::EXCL) => {
+                    let target = rustix::fs::readlinkat(&there, "", Vec::new())?;
+                    self.owners.push(stat.st_uid);
+                    self.follow(OsStr::from_bytes(target.as_bytes()))?;
+                }
+                _ if last => return Ok(name),
+                FileType::Directory => self.above.push(there),
+                _ => return Err(Errno::NOTDIR),
+            }
+        }
+        Err(Errno::NOENT)
     }
 
     /// Puts what a link says before the rest of the way.
@@ -104,6 +121,70 @@ impl Way<'_> {
             }
         }
         Ok(Some(opened))
+    }
+}
+
+/// Where a path leads.
+pub(super) struct Place {
+    pub(super) directory: OwnedFd,
+    pub(super) name: OsString,
+    /// What is there; never a link.
+    pub(super) kind: Option<FileType>,
+    /// Who owns links on the way, besides root and us.
+    strangers: Vec<u32>,
+}
+
+impl Place {
+    /// Goes along `path` to the directory that holds the file, over links of the file too. Each directory stays open, so nobody can turn the way
+    /// between a look and the use.
+    pub(super) fn find(root: &OwnedFd, path: &Path) -> rustix::io::Result<Self> {
+        let named = path.components().filter(|c| matches!(c, Component::Normal(_) | Component::ParentDir));
+        let mut way = Way::from(root, named.map(|c| c.as_os_str().to_owned()).collect());
+        if way.rest.is_empty() {
+            return Err(Errno::ISDIR);
+        }
+        let name = way.to_end(OFlags::empty())?;
+        if name == "." {
+            return Err(Errno::ISDIR);
+        }
+        let kind = match rustix::fs::statat(way.here(), &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => None,
+            found => Some(FileType::from_raw_mode(found?.st_mode)),
+        };
+        if kind == Some(FileType::Symlink) {
+            // It was none a moment ago.
+            return Err(Errno::LOOP);
+        }
+        let own = [0, rustix::fs::fstat(root)?.st_uid, rustix::process::geteuid().as_raw()];
+        let directory = rustix::fs::openat(way.here(), ".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let strangers = way.owners.into_iter().filter(|uid| !own.contains(uid)).collect();
+        Ok(Self { directory, name, kind, strangers })
+    }
+
+    /// The file, if there is one: not through a link that has taken its place, and not waiting for anybody.
+    pub(super) fn open(&self) -> Result<Option<File>> {
+        match self.kind {
+            None => return Ok(None),
+            Some(FileType::RegularFile) => {}
+            Some(_) => bail!("it is not a regular file"),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(Some(rustix::fs::openat(&self.directory, &self.name, flags, Mode::empty())?.into()))
+    }
+
+    /// The directory, so that it can be synced.
+    pub(super) fn opened(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::openat(&self.directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Whoever owns a link on the way must own what it leads to: a file of `owner`, and where it is written also the directory. The service's
+    /// user may own `/etc/barbican`, and could have us read or write anything for it by turning a link.
+    pub(super) fn check(&self, owner: u32, directory: Option<u32>) -> Result<()> {
+        let turned = |uid: &&u32| **uid != owner || directory.is_some_and(|directory| **uid != directory);
+        if let Some(uid) = self.strangers.iter().find(turned) {
+            bail!("a link of user {uid} leads to what is not theirs: give the link to root (chown -h), or remove it");
+        }
+        Ok(())
     }
 }
 
