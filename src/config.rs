@@ -181,13 +181,10 @@ pub fn masked(document: &Document, dialect: Dialect) -> Result<String> {
             let shown: Vec<String> = values.iter().map(|v| shown(&key.name, v)).collect();
             if shown != values {
                 let shown: Vec<&str> = shown.iter().map(String::as_str).collect();
-                match (shown.as_slice(), dialect) {
-                    ([one], _) => copy.set(dialect, &section.name, &key.name, one).map(drop)?,
-                    (many, Dialect::Oslo) => copy.set_multi(dialect, &section.name, &key.name, many).map(drop)?,
-                    (many, _) => {
-                        let last = many.last().copied().unwrap_or_default();
-                        copy.set(dialect, &section.name, &key.name, last).map(drop)?;
-                    }
+                // Of several each is masked, also where only the last one counts.
+                match shown.as_slice() {
+                    [one] => copy.set(dialect, &section.name, &key.name, one).map(drop)?,
+                    many => copy.set_multi(dialect, &section.name, &key.name, many).map(drop)?,
                 }
             }
         }
@@ -255,5 +252,17 @@ mod tests {
         assert!(!masked.contains("hush"), "{masked}");
         assert!(masked.starts_with("# head\n[DEFAULT]\nsql_connection = mysql://***@h/b\n"), "{masked}");
         assert!(masked.ends_with("x=1\n"), "{masked}");
+    }
+
+    #[test]
+    fn every_value_of_a_key_is_masked_where_the_last_one_counts() {
+        let text = "[filter:authtoken]\nadmin_password = hush\nadmin_user = b\nadmin_password = hush2\n";
+        let document = Document::parse(text.as_bytes(), "p.ini").unwrap();
+        let masked = masked(&document, Dialect::Paste2).unwrap();
+        assert_eq!(masked, "[filter:authtoken]\nadmin_password = ***\nadmin_user = b\nadmin_password = ***\n");
+        assert!(
+            super::masked(&document, Dialect::Paste3).is_err(),
+            "no reader of Python 3 takes it, so nothing is shown"
+        );
     }
 }

@@ -173,6 +173,7 @@ pub fn paste(data: &[u8]) {
         let _ = paste::facts(document, dialect);
     };
     look(&document);
+    let given = document.clone();
     for rule in paste::RULES {
         let before = document.clone();
         let Ok(changes) = rule.apply(&mut document, dialect) else {
@@ -181,12 +182,14 @@ pub fn paste(data: &[u8]) {
         };
         assert_eq!(changes.is_empty(), document == before, "{rule:?} says whether it changed anything");
     }
-    is_its_text(&document);
-    look(&document);
-    let once = document.to_bytes();
+    if document != given {
+        is_its_text(&document);
+        look(&document);
+    }
+    let once = document.clone();
     for rule in paste::RULES {
         let again = rule.apply(&mut document, dialect).unwrap_or_default();
-        assert!(again.is_empty() && document.to_bytes() == once, "{rule:?} twice is once");
+        assert!(again.is_empty() && document == once, "{rule:?} twice is once");
     }
 }
 
@@ -245,6 +248,10 @@ pub fn url(data: &[u8]) {
     let _ = http::Address::parse(&text).map(|address| (address.to_string(), format!("{address:?}")));
     let _ = http::headers(&text);
     let _ = Url::parse(&SecretString::from(text.as_ref())).map(|url| url.to_string());
+    if text.contains(PASSWORD) {
+        // The fuzzer has learned it; where it stands by itself it is no password.
+        return;
+    }
     let text = text.replacen('\0', PASSWORD, 1);
     match Url::parse(&SecretString::from(text.as_str())) {
         Ok(url) => {

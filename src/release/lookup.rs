@@ -89,12 +89,15 @@ impl Catalogue {
                 Err(error) => return Err(error),
             }
         }
+        let near = |distance: usize, name: &str| distance <= 1 + name.len() / 4;
         let suggestion = self
             .releases()
             .iter()
             .flat_map(names)
+            // However long the text is: what is longer by so much is nothing near.
+            .filter(|name| near(given.chars().count().abs_diff(name.len()), name))
             .map(|name| (distance(&name.to_ascii_lowercase(), &given.to_ascii_lowercase()), name))
-            .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+            .filter(|(distance, name)| near(*distance, name))
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, name)| name.to_owned());
         Err(LookupError::UnknownName { given: given.to_owned(), suggestion })

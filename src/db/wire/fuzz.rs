@@ -15,7 +15,9 @@ pub(in super::super) fn literals(dialect: Dialect, first: &str, second: &str) {
     let (value, rest) = literal(dialect, rest.strip_prefix(" , '?', ").expect("the middle is as it was"));
     assert_eq!((value.as_str(), rest), (second, ""));
     let error = shown(&sql);
-    assert!(first.len() < 8 || !error.contains(first) || "SELECT , '...', ".contains(first), "{error}");
+    // What is left of it without the two literals.
+    let rest = error.replace("_utf8mb4 X'...'", "").replace("'...'", "");
+    assert!(first.len() < 8 || !rest.contains(first) || "SELECT , , ".contains(first), "{error}");
 }
 
 /// The literal at the beginning of `sql`, read by the rules of the server, and what follows it.
