@@ -243,6 +243,7 @@ fn code(case: &Case<'_>, all: &mut Vec<Finding>) {
     }
     packages::judge(case, all);
     mid_hop(case, all);
+    ahead(case, all);
 }
 
 /// Pre-releases may have another schema than the release: the operator says that this one will do.
@@ -261,6 +262,20 @@ fn mid_hop(case: &Case<'_>, all: &mut Vec<Finding>) {
         let title = format!("schema revision {} is in the middle of a release", deployment.revision().unwrap_or("?"));
         let finding = Finding::warn("schema-mid-hop", title);
         all.push(finding.remedy("somebody's migration stopped there; this run carries it to the end"));
+    }
+}
+
+/// Another host has migrated the database that this one shares with it.
+fn ahead(case: &Case<'_>, all: &mut Vec<Finding>) {
+    let Some(release) = case.deployment.from.ahead else { return };
+    let revision = case.deployment.revision().unwrap_or("?");
+    let title = format!("schema revision {revision} is that of {release} already: another host has migrated it");
+    if case.to.is_before(release) {
+        let remedy = format!("{} does not work with it: --to {} or later", case.to, release.id);
+        all.push(Finding::fail("schema-ahead", title).remedy(remedy));
+    } else {
+        let remedy = format!("files and services of this host follow, from {}", case.deployment.from.release);
+        all.push(Finding::warn("schema-ahead", title).remedy(remedy));
     }
 }
 

@@ -155,7 +155,7 @@ fn around(deployment: &Deployment) -> Around {
     }
 }
 
-/// The release asked for; else that of the installed code, if it is ahead of the data; else the next one.
+/// The release asked for; else that of the installed code, if it is ahead of the data; else the next one that the schema is for.
 fn target_of(target: &Target, deployment: &Deployment) -> Result<&'static Release, Failure> {
     if let Some(name) = &target.to {
         return release(name);
@@ -163,9 +163,12 @@ fn target_of(target: &Target, deployment: &Deployment) -> Result<&'static Releas
     let from = deployment.from.release;
     if let Code::At { release: Some(id), .. } = &deployment.code {
         let installed = release(id)?;
-        if !installed.is_before(from) {
+        if !installed.is_before(deployment.from.ahead.unwrap_or(from)) {
             return Ok(installed);
         }
+    }
+    if let Some(ahead) = deployment.from.ahead {
+        return Ok(ahead);
     }
     let releases = Catalogue::embedded()?.releases();
     let next = releases.iter().find(|r| from.is_before(r));

@@ -16,6 +16,7 @@ use super::{
     direct::{is_galera, node, text},
     shape::LOCK,
     wire::Wire,
+    writers,
 };
 
 /// The key of `pg_advisory_lock`, ours alone: "keymgr" in ASCII, and 1. PostgreSQL keeps them apart by database.
@@ -322,7 +323,9 @@ fn session_holder(wire: &Wire) -> Result<Option<Holder>> {
     let Some(id) = text(&rows, 0) else { return Ok(None) };
     let of = wire.query(&format!("SELECT USER, HOST FROM information_schema.PROCESSLIST WHERE ID = {id}"))?;
     let name = match (text(&of, 0), text(&of, 1)) {
-        (Some(user), Some(host)) => format!("keymgr-upgrade as {user} from {host}"),
+        (Some(user), Some(host)) => {
+            format!("keymgr-upgrade as {user} from {}", writers::mysql_place(host))
+        }
         _ => "keymgr-upgrade, whose session we may not see".to_owned(),
     };
     Ok(Some(Holder { name, number: Some(format!("session {id}")), since: None, claim: None }))

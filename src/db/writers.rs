@@ -257,12 +257,11 @@ fn server_name(url: &Url) -> String {
 ///
 /// A unix socket and a loopback address are on the server's host; that is ours if we come that way too.
 fn place(peer: &Peer, own: &Peer, server: &str, addresses: &Addresses) -> Origin {
-    let loopback = |peer: &Peer| *peer == Peer::Socket || peer.addresses().iter().any(IpAddr::is_loopback);
     let ours = |all: &[IpAddr]| all.iter().any(|a| addresses.contains(a));
     match peer {
         Peer::Hidden => Origin::Hidden,
-        _ if loopback(peer) && (loopback(own) || ours(&resolved(server))) => Origin::Here,
-        _ if loopback(peer) => Origin::Host(server.to_owned()),
+        _ if peer.is_local() && (own.is_local() || ours(&resolved(server))) => Origin::Here,
+        _ if peer.is_local() => Origin::Host(server.to_owned()),
         _ if ours(&peer.addresses()) => Origin::Here,
         // We do not have this address either: somebody in between does.
         _ if peer == own => Origin::Proxy(peer.to_string()),
@@ -270,7 +269,18 @@ fn place(peer: &Peer, own: &Peer, server: &str, addresses: &Addresses) -> Origin
     }
 }
 
+/// Where a session of MySQL is from, by the host that the process list tells: what is local there need not be so for us.
+pub(super) fn mysql_place(host: &str) -> String {
+    let peer = mysql_peer(host);
+    if peer.is_local() { "the server's own host".to_owned() } else { peer.to_string() }
+}
+
 impl Peer {
+    /// On the server's own host.
+    fn is_local(&self) -> bool {
+        *self == Self::Socket || self.addresses().iter().any(IpAddr::is_loopback)
+    }
+
     fn addresses(&self) -> Vec<IpAddr> {
         match self {
             Self::Address(address) => vec![*address],
@@ -316,6 +326,14 @@ mod tests {
 
     fn peer(text: &str) -> Peer {
         mysql_peer(text)
+    }
+
+    #[test]
+    fn a_local_session_is_from_where_the_server_is() {
+        for host in ["localhost", "127.0.0.1:4711"] {
+            assert_eq!(mysql_place(host), "the server's own host");
+        }
+        assert_eq!(mysql_place("10.0.0.12:4711"), "10.0.0.12");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Identified {
     pub how: &'static str,
     /// The schema stands between two releases: somebody's migration was interrupted, or a development version ran.
     pub mid_hop: bool,
+    /// The schema is further than the release: of this one at least. Another host has migrated the database since.
+    pub ahead: Option<&'static Release>,
 }
 
 /// A database that was reached, and does not tell.
@@ -22,6 +24,9 @@ const NO_REVISION: &str = "the database has no revision (alembic_version is empt
     is at: is it Barbican's? Then record the revision with db stamp, which looks for proof";
 
 /// Decides from the operator's word, our own record, the schema's revision and the installed code, in this order.
+///
+/// The schema may be further than each of them says: another controller has been upgraded, and the files of this one have not. Everything that is
+/// done to a file or a row may be done twice, so a word that is too early loses nothing.
 ///
 /// # Errors
 /// If they contradict each other, or do not tell. The error says what to do.
@@ -34,6 +39,8 @@ pub fn identify(
     let catalogue = Catalogue::embedded()?;
     let (bound, mid_hop) = bound(catalogue, ledger)?;
     let fits = |release: &Release| bound.is_empty() || bound.iter().any(|r| r.id == release.id);
+    let ahead = |release: &Release| bound.first().copied().filter(|first| release.is_before(first));
+    let found = |release, how| Identified { release, how, mid_hop, ahead: ahead(release) };
     let names = || bound.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
     let revision = || match ledger {
         Some(Ledger::At(revision)) => revision.clone(),
@@ -49,37 +56,38 @@ pub fn identify(
         );
     }
     if let Some(release) = said {
-        if !fits(release) {
+        if !fits(release) && ahead(release).is_none() {
             bail!(
-                "the data is not at {release}: schema revision {} belongs to {}; leave --from out, or name one of those",
+                "the data is not at {release}: schema revision {} belongs to {}; \
+                 leave out --from and the setting `release`, or name one of those",
                 revision(),
                 names()
             );
         }
-        return Ok(Identified { release, how: "said", mid_hop });
+        return Ok(found(release, "said"));
     }
     if let Some(id) = recorded {
         let Some(release) = catalogue.by_id(id) else {
             bail!("the data is recorded to be at {id}, which this keymgr-upgrade does not know: install a newer one");
         };
-        if !fits(release) {
+        if !fits(release) && ahead(release).is_none() {
             bail!(
                 "the data is recorded to be at {release}, but schema revision {} belongs to {}: say which with --from",
                 revision(),
                 names()
             );
         }
-        return Ok(Identified { release, how: "recorded", mid_hop });
-    }
-    if let [release] = bound.as_slice() {
-        return Ok(Identified { release, how: "schema", mid_hop });
+        return Ok(found(release, "recorded"));
     }
     let installed = match code {
         Code::At { release: Some(id), .. } => catalogue.by_id(id),
         Code::At { release: None, .. } | Code::None | Code::Mixed(_) => None,
     };
+    if let ([release], true) = (bound.as_slice(), installed.is_none_or(|code| ahead(code).is_none())) {
+        return Ok(found(release, "schema"));
+    }
     match installed {
-        Some(release) if fits(release) => Ok(Identified { release, how: "installed code", mid_hop }),
+        Some(release) if fits(release) || ahead(release).is_some() => Ok(found(release, "installed code")),
         Some(release) => bail!(
             "the installed code is {release}, but schema revision {} belongs to one of {}: say with --from which one the data is at",
             revision(),
@@ -140,9 +148,21 @@ mod tests {
             (None, None, "39a96e67e990", Code::None, ("liberty", "schema")),
             (None, None, "30dba269cc64", Code::None, ("kilo", "schema")),
             (None, None, "6a4457517a3", Code::None, ("kilo", "schema")),
+            // The last one migrated what others share.
+            (None, None, "39cf2e645cba", code("liberty"), ("liberty", "installed code")),
+            (None, None, "4ecde3a3a72a", code("kilo"), ("kilo", "installed code")),
+            (None, Some("yoga"), "8c74e2d7f1ff", code("yoga"), ("yoga", "recorded")),
+            (release("juno"), None, "4ecde3a3a72a", Code::None, ("juno", "said")),
         ] {
             let found = identify(said, recorded, Some(&at(revision)), &code).unwrap();
             assert_eq!((found.release.id.as_str(), found.how), wanted, "{revision}");
+            let ahead = match (wanted.0, revision) {
+                ("liberty", "39cf2e645cba") => Some("newton"),
+                ("kilo" | "juno", "4ecde3a3a72a") => Some("liberty"),
+                ("yoga", _) => Some("zed"),
+                _ => None,
+            };
+            assert_eq!(found.ahead.map(|r| r.id.as_str()), ahead, "{revision}");
             assert_eq!(found.mid_hop, revision == "39a96e67e990");
         }
     }

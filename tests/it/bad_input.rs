@@ -556,7 +556,7 @@ fn releases() {
             to("release-same", 0, "liberty"),
             to("release-skip", 3, "ocata"),
             to("release-far", 3, "2026.2"),
-            case("from-contradicts-schema", &["upgrade", "--to", "mitaka", "--from", "juno", "--yes"], 1, |_| {}),
+            case("from-contradicts-schema", &["upgrade", "--to", "ocata", "--from", "newton", "--yes"], 1, |_| {}),
             case("from-mistyped", &["upgrade", "--to", "mitaka", "--from", "libert", "--yes"], 64, |_| {}),
             case("release-ambiguous", &["upgrade", "--to", "queens", "--yes"], 1, |s| dump(s, "3.0-eol-createall")),
             case("code-contradicts-schema", &["upgrade", "--to", "queens", "--yes"], 1, |s| {

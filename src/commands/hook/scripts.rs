@@ -70,7 +70,7 @@ pub(super) fn installed(global: Global) -> Result<Exit, Failure> {
     }
     let Ok(deployment) = Deployment::look(&session.host, None, Depth::Shallow) else { return Ok(Exit::Done) };
     let from = deployment.from.release;
-    let fits = deployment.revision().is_some() && !deployment.from.mid_hop;
+    let fits = deployment.revision().is_some() && !deployment.from.mid_hop && deployment.from.ahead.is_none();
     if fits && matches!(&deployment.code, Code::At { release: Some(code), .. } if *code == from.id) {
         let record = Recorded { format: 1, release: from.id.clone(), run: "installation".to_owned() };
         write(root, &record_path(), &record)?;
