@@ -1,6 +1,7 @@
 //! Backup and restore on PostgreSQL and MariaDB by the true binary: what is put back is what there was, whatever was killed on the way.
 
 mod by_hand;
+mod secret;
 mod trouble;
 
 use std::path::{Path, PathBuf};

@@ -51,8 +51,9 @@ impl Paused {
             let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
             let mut pipe = File::options().read(true).custom_flags(flags).open(&self.pipe).unwrap();
             let mut ready = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut ready, 100_u16).unwrap() == 0 {
-                continue;
+            match poll(&mut ready, 100_u16) {
+                Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
+                found => assert_eq!(found, Ok(1)),
             }
             let mut bytes = [0; 4096];
             let Ok(count) = pipe.read(&mut bytes) else { continue };

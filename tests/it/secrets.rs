@@ -20,7 +20,7 @@ fn points(sandbox: &Sandbox, arguments: &[&str]) -> usize {
 }
 
 /// A process and all that it started.
-fn family(pid: u32) -> Vec<u32> {
+pub(crate) fn family(pid: u32) -> Vec<u32> {
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
@@ -37,7 +37,7 @@ fn family(pid: u32) -> Vec<u32> {
 }
 
 /// Fails if arguments or environment of a process show a secret, or if it would leave a core dump.
-fn look_at(pid: u32) {
+pub(crate) fn look_at(pid: u32) {
     for name in ["cmdline", "environ"] {
         let text = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).replace('\0', "\n");
@@ -83,7 +83,7 @@ fn journal(sandbox: &Sandbox) -> String {
 }
 
 /// Everything in the state directory but backups is free of secrets, and all of it is ours alone. Returns how many files were looked at.
-fn left_behind(sandbox: &Sandbox) -> usize {
+pub(crate) fn left_behind(sandbox: &Sandbox) -> usize {
     let mut todo = vec![sandbox.path("var/lib/keymgr-upgrade")];
     let mut seen = 0;
     while let Some(path) = todo.pop() {
@@ -185,5 +185,77 @@ fn no_failure_says_a_secret() {
             left_behind(&sandbox);
         }
         assert!(!Path::new("core").exists());
+    }
+}
+
+/// Where the kernel would write a core of that process, had it any to write; `None` where it hands it to a program.
+fn core_in(directory: &Path) -> Option<Vec<PathBuf>> {
+    let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
+    if pattern.starts_with(['|', '/']) {
+        return None;
+    }
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    Some(names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(pattern.trim())).collect())
+}
+
+/// A shell that lets cores be as large as they like, and becomes the command.
+fn with_cores(command: &std::process::Command, directory: &Path) -> std::process::Command {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -c unlimited && exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+    shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.current_dir(directory).stdin(std::process::Stdio::null());
+    shell
+}
+
+/// Ended by a signal that leaves a core of anybody else: nothing is written, of us or of the worker, which has the PIN.
+#[test]
+fn no_core_is_left_by_a_signal() {
+    let place = tempfile::tempdir().unwrap();
+    let here = place.path();
+    let mut victim = with_cores(&std::process::Command::new("sleep"), here);
+    let mut victim = victim.arg("60").spawn().unwrap();
+    let pid = |child: &std::process::Child| nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    // The shell has become the program when that can be seen.
+    while std::fs::read_to_string(format!("/proc/{}/comm", victim.id())).unwrap().trim() != "sleep" {}
+    nix::sys::signal::kill(pid(&victim), nix::sys::signal::Signal::SIGSEGV).unwrap();
+    victim.wait().unwrap();
+    if let Some(cores) = core_in(here) {
+        assert_eq!(cores.len(), 1, "a core of somebody else is to be seen");
+        std::fs::remove_file(&cores[0]).unwrap();
+    }
+
+    let start = Sandbox::liberty().copy();
+    for signal in ["SEGV", "ABRT"] {
+        for whom in ["the worker", "ourselves"] {
+            let sandbox = start.copy();
+            let mut command = with_cores(&sandbox.command(&MITAKA), here);
+            let mut run = Paused::start(&mut command, sandbox.root().with_file_name("pipe"));
+            run.until(|point| point == "KEK signed");
+            let us = run.pid();
+            let worker = family(us).into_iter().find(|pid| {
+                let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                *pid != us && String::from_utf8_lossy(&words).contains("hsm-worker")
+            });
+            let worker = worker.expect("the worker of the token");
+            let places: Vec<PathBuf> =
+                [us, worker].map(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap()).into();
+            let hit = if whom == "ourselves" { us } else { worker };
+            // Of a SIGSEGV that is no fault of its own the first only has Rust's handler taken away.
+            let line = format!("kill -{signal} {hit}; sleep 0.1; kill -{signal} {hit} 2>/dev/null || :");
+            said(std::process::Command::new("sh").args(["-c", &line])).expect(0);
+            let said = run.go();
+            let ended = match (whom, signal) {
+                ("the worker", _) => 4,
+                (_, "SEGV") => 128 + 11,
+                _ => 128 + 6,
+            };
+            assert_eq!(said.code, ended, "{signal} to {whom}: {}", said.all());
+            no_secret(&said.all(), &format!("{signal} to {whom}"));
+            for place in places {
+                assert_eq!(core_in(&place).unwrap_or_default(), [""; 0].map(PathBuf::from), "{signal} to {whom}");
+            }
+            left_behind(&sandbox);
+            sandbox.run(&["rollback", "--yes"]).expect(0);
+        }
     }
 }
