@@ -82,7 +82,7 @@ How to put things back by hand, without keymgr-upgrade
 2. Put back the files whose copies lie here as files!PATH, with ! for /:
    files!etc!barbican!barbican.conf was /etc/barbican/barbican.conf. Keep owner
    and mode of the file that is there.
-3. keks.json, mechanisms.json and hex-text.json hold old values of rows, by id.
+3. keks.jsonl, mechanisms.jsonl and hex-text.json hold old values of rows, by id.
 4. Remove the holds:
    /etc/systemd/system/*barbican*.service.d/zzz-keymgr-upgrade-hold.conf
    then systemctl daemon-reload, and start the services.

@@ -10,6 +10,7 @@ use configparser::ini::{Ini, IniDefault};
 
 use crate::db::Orphans;
 use crate::files::Root;
+use crate::hsm::Sessions;
 use crate::http::Address;
 
 /// The settings file, below the root.
@@ -124,6 +125,8 @@ pub struct Settings {
     pub wait: Duration,
     /// `[hsm] timeout`: limit of one call of the PKCS#11 module.
     pub hsm_timeout: Duration,
+    /// `[hsm] sessions`: how many sessions of the token may be used.
+    pub hsm_sessions: Sessions,
     /// `[verify] endpoint`.
     pub endpoint: Endpoint,
     /// `[verify] secret`: the payload of a secret, to be read through the API.
@@ -157,6 +160,7 @@ impl Default for Settings {
             direct_connection_file: None,
             wait: Duration::from_secs(120),
             hsm_timeout: Duration::from_secs(30),
+            hsm_sessions: Sessions::Auto,
             endpoint: Endpoint::Auto,
             secret: None,
             headers_file: None,
@@ -253,6 +257,12 @@ impl Settings {
             ("database", "direct_connection_file") => self.direct_connection_file = Some(absolute(value)?),
             ("database", "wait") => self.wait = duration(value)?,
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
+            ("hsm", "sessions") => {
+                self.hsm_sessions = match value {
+                    "auto" => Sessions::Auto,
+                    number => Sessions::Exactly(number.parse().context("neither auto nor a number from 1 on")?),
+                }
+            }
             ("verify", "endpoint") => {
                 self.endpoint = match value {
                     "auto" => Endpoint::Auto,
@@ -325,11 +335,14 @@ mod tests {
 
     #[test]
     fn values_are_read() {
-        let s =
-            read("# c\n[upgrade]\npath = slurp\nacknowledged = a, b\norphans=null\n[hsm]\ntimeout = 2min\n").unwrap();
+        let s = read(
+            "# c\n[upgrade]\npath = slurp\nacknowledged = a, b\norphans=null\n[hsm]\ntimeout = 2min\nsessions = 3\n",
+        )
+        .unwrap();
         assert_eq!((s.way, s.orphans), (Way::Slurp, Orphans::Null));
         assert_eq!(s.acknowledged, ["a", "b"]);
         assert_eq!(s.hsm_timeout, Duration::from_secs(120));
+        assert!(matches!(s.hsm_sessions, Sessions::Exactly(n) if n.get() == 3));
         let s = read("[code]\nupgrade_command = pip install 'barbican==16.*' ; echo #1\n").unwrap();
         assert_eq!(s.upgrade_command.as_deref(), Some("pip install 'barbican==16.*' ; echo #1"));
     }
@@ -369,6 +382,7 @@ mod tests {
             ("[upgrade]\npath = quick\n", "k.conf:2: [upgrade] path: \"quick\" is not one of sequential"),
             ("[hsm]\ntimeout = soon\n", "\"soon\" is not a time span"),
             ("[hsm]\ntimeout = 3 weeks\n", "not a unit of time"),
+            ("[hsm]\nsessions = 0\n", "neither auto nor a number from 1 on"),
             ("[barbican]\nconfig_file = barbican.conf\n", "not an absolute path"),
             ("[upgrade]\npath\n", "has no value"),
             ("[upgrade]\nstart = some\n", "\"some\" is not one of previous, enabled, none"),

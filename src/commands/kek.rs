@@ -12,7 +12,7 @@ use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::kek::{Count, Survey};
 use crate::plan::{Kind, Plan};
-use crate::step::{Context, Step, restore_kept};
+use crate::step::{Context, KEKS, Step, restore_kept};
 
 pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
     match verb {
@@ -148,7 +148,7 @@ fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome
         Some(id) => id,
         None => {
             let mut runs = journal::runs(&session.host.root)?;
-            runs.retain(|id| session.host.root.exists(&journal::run_directory(id).join("backup/keks.json")));
+            runs.retain(|id| session.host.root.exists(&journal::run_directory(id).join(KEKS)));
             runs.pop()
                 .ok_or_else(|| Failure::new(Exit::Failed, anyhow!("no run replaced a KEK signature")).next("history"))?
         }

@@ -165,7 +165,7 @@ impl Sqlite {
     }
 
     fn offences(&self, revisions: &[Revision], orphans: Orphans) -> Result<Vec<Offence>> {
-        precondition::offences(Dialect::Sqlite, &self.shape()?, revisions, orphans, |_, query| self.query(query))
+        precondition::offences(Dialect::Sqlite, &self.shape()?, revisions, orphans, |_, query| self.query(query, &[]))
     }
 
     fn dangling(&self) -> Result<BTreeSet<Dangling>> {

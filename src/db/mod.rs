@@ -17,6 +17,7 @@ mod ledger;
 mod lock;
 mod migrate;
 mod owner;
+mod pages;
 mod precondition;
 mod rows;
 mod server;
@@ -41,6 +42,7 @@ pub use hex::{HexColumn, decode_hex_text, is_hex_text};
 pub use ledger::Ledger;
 pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use server::Kept;
+pub use pages::{Change, Cursor, PAGE, TextColumn};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use url::{Dialect, Url};
 pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
@@ -166,6 +168,17 @@ impl fmt::Debug for SecretRow {
             .field("deleted", &self.deleted)
             .finish_non_exhaustive()
     }
+}
+
+/// A row of `encrypted_data` without its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetaRow {
+    /// `encrypted_data.id`.
+    pub id: String,
+    /// The secret it belongs to.
+    pub secret_id: String,
+    /// The plugin's own JSON for this datum.
+    pub kek_meta_extended: Option<String>,
 }
 
 /// How many secrets a secret store holds.
@@ -427,17 +440,6 @@ impl Database {
             }
             Inner::Server(server) => server.by_hand(),
         }
-    }
-
-    /// Replaces `kek_data.plugin_meta` of one row if it still is `old`; says whether it was. `updated_at`
-    /// stays as it is.
-    pub fn replace_plugin_meta(&mut self, id: &str, old: &str, new: &str) -> Result<bool> {
-        self.replace("kek_data", "plugin_meta", id, Some(old), Some(new))
-    }
-
-    /// Replaces `encrypted_data.kek_meta_extended` of one row if it still is `old`; says whether it was.
-    pub fn replace_kek_meta_extended(&mut self, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {
-        self.replace("encrypted_data", "kek_meta_extended", id, old, new)
     }
 
     fn replace(&mut self, table: &str, column: &str, id: &str, old: Option<&str>, new: Option<&str>) -> Result<bool> {

@@ -5,27 +5,32 @@ use rusqlite::{Connection, params_from_iter, types::ValueRef};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Database, Error, Inner, KekRow, Result, SecretRow, Shape, StoreCount,
+    Change, Database, Error, Inner, KekRow, MetaRow, Result, SecretRow, Shape, StoreCount,
     shape::TABLES,
     sqlite::{Sqlite, quoted},
 };
 
 /// A row as text; `None` is NULL.
-type Row = Vec<Option<String>>;
+pub(super) type Row = Vec<Option<String>>;
 
 impl Database {
     /// Runs a query that every dialect reads alike.
     pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
+        self.query_with(sql, &[])
+    }
+
+    /// The same with a value for every `?`.
+    fn query_with(&self, sql: &str, params: &[Option<&str>]) -> Result<Vec<Row>> {
         match &self.inner {
-            Inner::Sqlite(sqlite) => Ok(sqlite.reading()?.query(sql)?.1),
-            Inner::Server(server) => server.query(sql),
+            Inner::Sqlite(sqlite) => Ok(sqlite.reading()?.query(sql, params)?.1),
+            Inner::Server(server) => server.wire.query_with(sql, params),
         }
     }
 
     /// Runs a query of rows that need these columns. Only where it fails is the schema read, which costs a server more than the rows do, to say
     /// which table or column is missing; the database says it worse.
-    fn rows(&self, sql: &str, needed: &[(&str, &[&str])]) -> Result<Vec<Row>> {
-        self.query(sql).or_else(|error| {
+    pub(super) fn rows(&self, sql: &str, params: &[Option<&str>], needed: &[(&str, &[&str])]) -> Result<Vec<Row>> {
+        self.query_with(sql, params).or_else(|error| {
             let shape = self.shape()?;
             needed.iter().try_for_each(|(table, columns)| self.require(&shape, table, columns))?;
             Err(error)
@@ -46,19 +51,27 @@ impl Database {
 
     /// Every row of `kek_data`, soft-deleted ones too, by id.
     pub fn kek_rows(&self) -> Result<Vec<KekRow>> {
-        let rows = |project: &str| {
-            let sql =
-                format!("SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data ORDER BY id");
-            self.rows(&sql, &[("kek_data", &["id", "plugin_name", "deleted", "active", "plugin_meta", project])])
-        };
-        let rows = match rows("project_id") {
-            // Its name up to Juno.
-            Err(Error::NoObject { what, .. }) if what == "column kek_data.project_id" => rows("tenant_id")?,
-            rows => rows?,
-        };
-        let mut keks: Vec<KekRow> = rows.into_iter().map(|row| self.kek_row(row)).collect::<Result<_>>()?;
+        let mut keks = self.keks("", &[], &mut false)?;
         keks.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(keks)
+    }
+
+    /// The rows of `kek_data` that `which` chooses, with a value for every `?` in it. Where `tenant` is set, or found to be so, the column of the
+    /// projects has the name that it had up to Juno.
+    pub(super) fn keks(&self, which: &str, params: &[Option<&str>], tenant: &mut bool) -> Result<Vec<KekRow>> {
+        let rows = |project: &str| {
+            let sql = format!("SELECT id, plugin_name, {project}, deleted, active, plugin_meta FROM kek_data {which}");
+            let columns = ["id", "plugin_name", "deleted", "active", "plugin_meta", project];
+            self.rows(&sql, params, &[("kek_data", &columns)])
+        };
+        let found = match rows(if *tenant { "tenant_id" } else { "project_id" }) {
+            Err(Error::NoObject { what, .. }) if what == "column kek_data.project_id" => {
+                *tenant = true;
+                rows("tenant_id")?
+            }
+            found => found?,
+        };
+        found.into_iter().map(|row| self.kek_row(row)).collect()
     }
 
     fn kek_row(&self, row: Row) -> Result<KekRow> {
@@ -75,16 +88,26 @@ impl Database {
 
     /// Every row of `encrypted_data`, soft-deleted ones too, by id.
     pub fn secret_rows(&self) -> Result<Vec<SecretRow>> {
-        let columns = ["id", "secret_id", "kek_id", "deleted", "cypher_text", "kek_meta_extended"];
-        // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
-        let rows = self.rows(
-            "SELECT e.id, e.secret_id, e.kek_id, e.deleted OR coalesce(s.deleted, true), e.cypher_text, e.kek_meta_extended
-             FROM encrypted_data e LEFT JOIN secrets s ON s.id = e.secret_id ORDER BY e.id",
-            &[("secrets", &["id", "deleted"]), ("encrypted_data", &columns)],
-        )?;
-        let mut secrets: Vec<SecretRow> = rows.into_iter().map(|row| self.secret_row(row)).collect::<Result<_>>()?;
+        let mut secrets = self.secrets("", &[])?;
         secrets.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(secrets)
+    }
+
+    /// The rows of `encrypted_data` (`e`) that `which` chooses, with a value for every `?` in it.
+    pub(super) fn secrets(&self, which: &str, params: &[Option<&str>]) -> Result<Vec<SecretRow>> {
+        let columns = ["id", "secret_id", "kek_id", "deleted", "cypher_text", "kek_meta_extended"];
+        // A datum whose secret is gone altogether belongs to nobody: it counts as deleted.
+        let sql = format!(
+            "SELECT e.id, e.secret_id, e.kek_id, e.deleted OR coalesce(s.deleted, true), e.cypher_text, e.kek_meta_extended
+             FROM encrypted_data e LEFT JOIN secrets s ON s.id = e.secret_id {which}"
+        );
+        let rows = self.rows(&sql, params, &[("secrets", &["id", "deleted"]), ("encrypted_data", &columns)])?;
+        rows.into_iter().map(|row| self.secret_row(row)).collect()
+    }
+
+    pub(super) fn meta_row(&self, row: Row) -> Result<MetaRow> {
+        let mut values = Values { row: row.into_iter(), of: self, table: "encrypted_data" };
+        Ok(MetaRow { id: values.text()?, secret_id: values.text()?, kek_meta_extended: values.optional() })
     }
 
     fn secret_row(&self, row: Row) -> Result<SecretRow> {
@@ -106,6 +129,7 @@ impl Database {
                     count(DISTINCT CASE WHEN s.deleted THEN s.id END)
              FROM secret_store_metadata m JOIN secrets s ON s.id = m.secret_id
              WHERE m.\"key\" = 'plugin_name' GROUP BY m.value ORDER BY m.value",
+            &[],
             &[("secrets", &["id", "deleted"]), ("secret_store_metadata", &["secret_id", "key", "value"])],
         )?;
         let count = |row: Row| {
@@ -165,11 +189,11 @@ impl Values<'_> {
 
 impl Sqlite {
     /// The names of the columns and the rows of a query.
-    pub(super) fn query(&self, sql: &str) -> Result<(Vec<String>, Vec<Row>)> {
+    pub(super) fn query(&self, sql: &str, params: &[Option<&str>]) -> Result<(Vec<String>, Vec<Row>)> {
         let read = || {
             let mut query = self.conn.prepare(sql)?;
             let names: Vec<String> = query.column_names().map(ToOwned::to_owned).collect();
-            let mut rows = query.query([])?;
+            let mut rows = query.query(params_from_iter(params))?;
             let mut all = Vec::new();
             while let Some(row) = rows.next()? {
                 all.push((0..names.len()).map(|n| Ok(show(row.get_ref(n)?))).collect::<rusqlite::Result<Row>>()?);
@@ -195,6 +219,21 @@ impl Sqlite {
             .and_then(|mut update| update.execute(params_from_iter([Some(id), old, new])))
             .map_err(self.fail(format!("cannot write {table}.{column} of {id}")))?;
         Ok(changed == 1)
+    }
+
+    /// Many of them; the id of the first row that did not hold the old value, if any.
+    pub(super) fn replace_all(&self, table: &str, column: &str, changes: &[Change]) -> Result<Option<String>> {
+        let sql = format!("UPDATE {table} SET {column} = ?3 WHERE id = ?1 AND {column} IS ?2");
+        let work = || {
+            let mut update = self.conn.prepare(&sql)?;
+            for Change { id, old, new } in changes {
+                if update.execute((id, old, new))? != 1 {
+                    return Ok(Some(id.clone()));
+                }
+            }
+            Ok(None)
+        };
+        work().map_err(self.fail(format!("cannot write {table}.{column}")))
     }
 
     pub(super) fn row_counts(&self) -> Result<BTreeMap<String, u64>> {

@@ -373,7 +373,7 @@ impl Site {
         let database = self.open(Access::ReadOnly)?;
         let keks = database.kek_rows()?;
         let secrets = database.secret_rows()?;
-        let needs_token = keks.iter().any(|k| k.plugin_name == crate::kek::P11_CRYPTO && k.plugin_meta.is_some());
+        let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
         survey(&keks, &secrets, self.keys(needs_token)?)
     }
 }
@@ -529,6 +529,7 @@ fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Confi
         identity: identity(&host.root, services.user())?,
         environment: services.environment().unwrap_or_else(environment),
         timeout: host.settings.hsm_timeout,
+        sessions: host.settings.hsm_sessions,
     })
 }
 

@@ -15,7 +15,7 @@ mod protocol;
 mod token;
 mod worker;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ pub use self::{
     worker::worker_main,
 };
 use self::{
-    process::Worker,
-    protocol::{Failure, Open, Reply, Request, Signed},
+    process::{End, Stop, Worker},
+    protocol::{Failure, Open, Reply, Request, Text},
 };
 
 /// The hidden first argument that makes the executable a worker: `main` hands over to
@@ -59,6 +59,18 @@ pub struct Config {
     pub environment: Vec<(OsString, OsString)>,
     /// Limit of each single call.
     pub timeout: Duration,
+    /// How many sessions may be used.
+    pub sessions: Sessions,
+}
+
+/// How many sessions of a token may be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Sessions {
+    /// As many as it says that it has room for, up to 8; one where it does not say.
+    #[default]
+    Auto,
+    /// So many.
+    Exactly(NonZeroUsize),
 }
 
 impl Config {
@@ -77,12 +89,19 @@ impl Config {
             identity,
             environment,
             timeout,
+            sessions,
         } = self;
         pin.expose_secret() == other.pin.expose_secret()
             && (worker, module, token, identity, environment, timeout)
                 == (&other.worker, &other.module, &other.token, &other.identity, &other.environment, &other.timeout)
-            && (rw_session, os_locking_ok, hmac_key_type, hmac_mechanism)
-                == (&other.rw_session, &other.os_locking_ok, &other.hmac_key_type, &other.hmac_mechanism)
+            && (rw_session, os_locking_ok, hmac_key_type, hmac_mechanism, sessions)
+                == (
+                    &other.rw_session,
+                    &other.os_locking_ok,
+                    &other.hmac_key_type,
+                    &other.hmac_mechanism,
+                    &other.sessions,
+                )
     }
 }
 
@@ -124,15 +143,20 @@ pub struct TokenInfo {
     pub manufacturer: String,
 }
 
-/// What the token says of a signature.
+/// Which text a signature was made over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It verifies.
-    Good,
-    /// It does not: `CKR_SIGNATURE_INVALID`, or `CKR_SIGNATURE_LEN_RANGE`, by which a token says
-    /// the same of a signature whose length alone rules it out. Every other code is an [`Error`].
-    Bad,
+pub enum Fit {
+    /// Over one of those given.
+    Over {
+        /// Its number.
+        index: usize,
+        /// Where it is not the first: the signature that the key makes over the first. None where the token does not let the key sign.
+        #[serde(with = "protocol::optional_bytes")]
+        first: Option<Vec<u8>>,
+    },
+    /// Over none of them. Every answer of the token but "valid" and "not valid" is an [`Error`].
+    None,
     /// The token has no such key.
     KeyMissing {
         /// The label looked for.
@@ -145,8 +169,8 @@ pub enum Verdict {
 pub struct Signature {
     /// Label of the HMAC key.
     pub hmac_label: String,
-    /// What was signed.
-    pub data: Vec<u8>,
+    /// What may have been signed.
+    pub over: Vec<Vec<u8>>,
     /// The signature.
     pub signature: Vec<u8>,
 }
@@ -320,19 +344,26 @@ fn said(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
 }
 
-/// An open, logged-in token behind its child process. Dropping it logs out and ends the child.
+/// An open, logged-in token behind its child processes. Dropping it logs out and ends them.
 #[derive(Debug)]
 pub struct Hsm {
-    module: PathBuf,
-    timeout: Duration,
+    config: Config,
     token: TokenInfo,
-    hmac_mechanism: HmacMechanism,
-    /// `None` after the first error that ended the child.
-    worker: Option<Worker>,
+    /// How many children there may be, each with a session of its own.
+    most: usize,
+    /// None after the first error that ended one.
+    workers: Vec<Worker>,
 }
 
+/// How many sessions are taken of a token that has room for many.
+const ENOUGH: u64 = 8;
+
+/// From how many questions at a time on it is worth while to open more sessions.
+const MANY: usize = 100;
+
 impl Hsm {
-    /// Starts the child, loads the module there, chooses the token and logs in, once.
+    /// Starts the child, loads the module there, chooses the token and logs in, once. More sessions are opened, by more children, when there is
+    /// much to ask: a module need not be fit for threads, but every one is for the several processes of a Barbican.
     ///
     /// # Errors
     /// Each [`Error`] can come of it; the child is gone then.
@@ -341,18 +372,25 @@ impl Hsm {
             process::check_trusted(&config.module)
                 .map_err(|why| Error::NotTrusted { module: config.module.clone(), why })?;
         }
-        let worker = Worker::start(config).map_err(|source| Error::NotStarted {
+        let token = TokenInfo { serial: String::new(), label: String::new(), slot: 0, manufacturer: String::new() };
+        let mut hsm = Self { config: config.clone(), token, most: 1, workers: Vec::new() };
+        let (token, more) = hsm.open_session()?;
+        hsm.token = token;
+        hsm.most = match config.sessions {
+            Sessions::Auto => usize::try_from(more.saturating_add(1).min(ENOUGH)).unwrap_or(1),
+            Sessions::Exactly(number) => number.get(),
+        };
+        Ok(hsm)
+    }
+
+    /// Starts a child that logs in.
+    fn open_session(&mut self) -> Result<(TokenInfo, u64), Error> {
+        let config = &self.config;
+        let mut worker = Worker::start(config).map_err(|source| Error::NotStarted {
             worker: config.worker.clone(),
             identity: config.identity.clone(),
             source,
         })?;
-        let mut hsm = Self {
-            module: config.module.clone(),
-            timeout: config.timeout,
-            token: TokenInfo { serial: String::new(), label: String::new(), slot: 0, manufacturer: String::new() },
-            hmac_mechanism: config.hmac_mechanism,
-            worker: Some(worker),
-        };
         let open = Request::Open(Open {
             module: config.module.clone(),
             pin: config.pin.expose_secret().to_owned(),
@@ -364,9 +402,24 @@ impl Hsm {
             identity: process::to_become(config).cloned(),
             alarm_seconds: process::alarm_seconds(config.timeout),
         });
-        let Reply::Opened { token } = hsm.ask(open)? else { return Err(hsm.unasked()) };
-        hsm.token = token;
-        Ok(hsm)
+        let replies = worker.converse(std::iter::once(open), config.timeout).map_err(|stop| self.stopped(stop))?;
+        match replies.into_iter().next() {
+            Some(Reply::Opened { token, more }) => {
+                self.workers.push(worker);
+                Ok((token, more))
+            }
+            _ => Err(self.unasked()),
+        }
+    }
+
+    /// Opens the other sessions. One that the token refuses is done without; none is asked for again.
+    fn open_others(&mut self) {
+        while self.workers.len() < self.most {
+            if let Err(error) = self.open_session() {
+                log::warn!("{} sessions of the token are used, not {}: {error}", self.workers.len(), self.most);
+                self.most = self.workers.len();
+            }
+        }
     }
 
     /// The token in use.
@@ -378,52 +431,27 @@ impl Hsm {
     /// The mechanism signatures are made and checked with.
     #[must_use]
     pub fn hmac_mechanism(&self) -> HmacMechanism {
-        self.hmac_mechanism
+        self.config.hmac_mechanism
     }
 
-    /// The child's process id, while it lives.
+    /// The children's process ids, while they live.
     #[must_use]
-    pub fn worker_pid(&self) -> Option<u32> {
-        self.worker.as_ref().map(Worker::pid)
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.workers.iter().map(Worker::pid).collect()
     }
 
-    /// Whether `signature` over `data` verifies with the HMAC key of that label.
-    ///
-    /// # Errors
-    /// Whatever the token says besides "valid" and "not valid".
-    pub fn verify(&mut self, hmac_label: &str, data: &[u8], signature: &[u8]) -> Result<Verdict, Error> {
-        let one = Signature { hmac_label: hmac_label.to_owned(), data: data.to_vec(), signature: signature.to_vec() };
-        let verdicts = self.verify_all(vec![one])?;
-        verdicts.into_iter().next().ok_or_else(|| self.broken("gave no verdict"))
-    }
-
-    /// As [`Hsm::verify`], for many at once: they are sent without waiting for each answer.
+    /// What each signature was made over, in their order.
     ///
     /// # Errors
     /// The first one; the answers are lost then.
-    pub fn verify_all(&mut self, signatures: Vec<Signature>) -> Result<Vec<Verdict>, Error> {
-        let requests = signatures.into_iter().map(|one| Request::Verify {
+    pub fn fit_all(&mut self, signatures: Vec<Signature>) -> Result<Vec<Fit>, Error> {
+        let requests = signatures.into_iter().map(|one| Request::Fit {
             label: one.hmac_label,
-            data: one.data,
+            over: one.over.into_iter().map(Text).collect(),
             signature: one.signature,
         });
-        let replies = self.converse(requests)?.into_iter();
-        replies
-            .map(|reply| if let Reply::Verdict { verdict } = reply { Ok(verdict) } else { Err(self.unasked()) })
-            .collect()
-    }
-
-    /// Signs `data` with the HMAC key of that label. `None`: the token has no such key.
-    ///
-    /// # Errors
-    /// Whatever the token says.
-    pub fn sign(&mut self, hmac_label: &str, data: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let request = Request::Sign { label: hmac_label.to_owned(), data: data.to_vec() };
-        let Reply::Signature { signed } = self.ask(request)? else { return Err(self.unasked()) };
-        Ok(match signed {
-            Signed::Signature(signature) => Some(signature),
-            Signed::KeyMissing { .. } => None,
-        })
+        let replies = self.converse(requests.collect())?.into_iter();
+        replies.map(|reply| if let Reply::Fit { fit } = reply { Ok(fit) } else { Err(self.unasked()) }).collect()
     }
 
     /// Whether the payload decrypts: unwraps the KEK into the session, decrypts, forgets both.
@@ -442,41 +470,62 @@ impl Hsm {
     /// The first one; the answers are lost then.
     pub fn prove_all(&mut self, payloads: Vec<(WrappedKek, Ciphertext)>) -> Result<Vec<Proof>, Error> {
         let requests = payloads.into_iter().map(|(kek, secret)| Request::Prove { kek, secret });
-        let replies = self.converse(requests)?.into_iter();
+        let replies = self.converse(requests.collect())?.into_iter();
         replies.map(|reply| if let Reply::Proof { proof } = reply { Ok(proof) } else { Err(self.unasked()) }).collect()
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Error> {
-        let replies = self.converse(std::iter::once(request))?;
-        replies.into_iter().next().ok_or_else(|| self.broken("gave no answer"))
+    /// Sends all requests, divided among the sessions, collects all replies in order, and turns the first failure into an error.
+    fn converse(&mut self, mut requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        if self.workers.is_empty() {
+            return Err(self.broken("was ended by an earlier error"));
+        }
+        if requests.len() >= MANY {
+            self.open_others();
+        }
+        let (timeout, count) = (self.config.timeout, self.workers.len());
+        let share = requests.len().div_ceil(count).max(1);
+        let talks: Vec<Result<Vec<Reply>, Stop>> = std::thread::scope(|scope| {
+            let mut talks = Vec::new();
+            for worker in &mut self.workers {
+                let rest = requests.split_off(share.min(requests.len()));
+                let own = std::mem::replace(&mut requests, rest).into_iter();
+                if count == 1 {
+                    return vec![worker.converse(own, timeout)];
+                }
+                talks.push(scope.spawn(move || worker.converse(own, timeout)));
+            }
+            let broken = || Err(Stop::Ended(End::Broken { why: "failed".to_owned() }));
+            talks.into_iter().map(|talk| talk.join().unwrap_or_else(|_| broken())).collect()
+        });
+        let mut replies = Vec::new();
+        for talk in talks {
+            replies.extend(talk.map_err(|stop| self.stopped(stop))?);
+        }
+        Ok(replies)
     }
 
-    /// Sends all requests, collects all replies, and turns the first failure into an error.
-    fn converse(&mut self, requests: impl Iterator<Item = Request>) -> Result<Vec<Reply>, Error> {
-        let Some(worker) = &mut self.worker else {
-            return Err(self.broken("was ended by an earlier error"));
-        };
-        match worker.converse(requests, self.timeout) {
-            Ok(replies) => Ok(replies),
-            Err(process::Stop::Failed { failure, doing }) => Err(self.failed(failure, doing)),
-            Err(process::Stop::Ended(end)) => {
-                self.worker = None;
-                Err(self.ended(end))
+    /// The error of a talk. With one child gone the others are of no use.
+    fn stopped(&mut self, stop: Stop) -> Error {
+        match stop {
+            Stop::Failed { failure, doing } => self.failed(failure, doing),
+            Stop::Ended(end) => {
+                self.workers.clear();
+                self.ended(end)
             }
         }
     }
 
-    fn ended(&self, end: process::End) -> Error {
-        let module = self.module.clone();
+    fn ended(&self, end: End) -> Error {
+        let module = self.config.module.clone();
         match end {
-            process::End::Crashed { doing, how, stderr } => Error::ModuleCrashed { module, doing, how, stderr },
-            process::End::TimedOut { doing, stderr } => Error::TimedOut { module, doing, limit: self.timeout, stderr },
-            process::End::Broken { why } => Error::Worker { module, why },
+            End::Crashed { doing, how, stderr } => Error::ModuleCrashed { module, doing, how, stderr },
+            End::TimedOut { doing, stderr } => Error::TimedOut { module, doing, limit: self.config.timeout, stderr },
+            End::Broken { why } => Error::Worker { module, why },
         }
     }
 
     fn failed(&self, failure: Failure, doing: String) -> Error {
-        let module = self.module.clone();
+        let module = self.config.module.clone();
         match failure {
             Failure::NotLoaded { why } => Error::NotLoaded { module, why },
             Failure::NoToken { wanted, present } => Error::NoToken { module, wanted, present },
@@ -493,6 +542,6 @@ impl Hsm {
     }
 
     fn broken(&self, why: &str) -> Error {
-        Error::Worker { module: self.module.clone(), why: why.to_owned() }
+        Error::Worker { module: self.config.module.clone(), why: why.to_owned() }
     }
 }

@@ -2,30 +2,28 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ciphertext, HmacKeyType, HmacMechanism, Identity, Proof, Selector, TokenInfo, Verdict, WrappedKek};
+use super::{Ciphertext, Fit, HmacKeyType, HmacMechanism, Identity, Proof, Selector, TokenInfo, WrappedKek};
 
 /// Asked of the child. Not `Debug`: the first one carries the PIN.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Request {
     Open(Open),
-    Verify {
+    Fit {
         label: String,
-        #[serde(with = "bytes")]
-        data: Vec<u8>,
+        over: Vec<Text>,
         #[serde(with = "bytes")]
         signature: Vec<u8>,
-    },
-    Sign {
-        label: String,
-        #[serde(with = "bytes")]
-        data: Vec<u8>,
     },
     Prove {
         kek: WrappedKek,
         secret: Ciphertext,
     },
 }
+
+/// Bytes in a list.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Text(#[serde(with = "bytes")] pub(super) Vec<u8>);
 
 /// The first request, once: load the module, choose the token, log in.
 #[derive(Serialize, Deserialize)]
@@ -55,8 +53,7 @@ impl Request {
     pub(super) fn doing(&self) -> String {
         match self {
             Self::Open(_) => "opening the token".to_owned(),
-            Self::Verify { label, .. } => format!("verifying with key {label:?}"),
-            Self::Sign { label, .. } => format!("signing with key {label:?}"),
+            Self::Fit { label, .. } => format!("verifying with key {label:?}"),
             Self::Prove { kek, .. } => {
                 format!("decrypting under a KEK wrapped by key {:?}", kek.mkek_label)
             }
@@ -68,19 +65,20 @@ impl Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Reply {
-    Opened { token: TokenInfo },
-    Verdict { verdict: Verdict },
-    Signature { signed: Signed },
-    Proof { proof: Proof },
-    Failed { failure: Failure },
-}
-
-/// The outcome of a signature.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Signed {
-    Signature(#[serde(with = "bytes")] Vec<u8>),
-    KeyMissing { label: String },
+    /// `more`: how many sessions besides the token has room for; none where it does not say.
+    Opened {
+        token: TokenInfo,
+        more: u64,
+    },
+    Fit {
+        fit: Fit,
+    },
+    Proof {
+        proof: Proof,
+    },
+    Failed {
+        failure: Failure,
+    },
 }
 
 /// Why there is no answer.

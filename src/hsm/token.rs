@@ -8,15 +8,14 @@ use cryptoki::{
     mechanism::{Mechanism, MechanismType, vendor_defined::VendorDefinedMechanism},
     object::{Attribute, KeyType, ObjectClass, ObjectHandle},
     session::{Session, SessionState, UserType},
-    slot::Slot,
+    slot::{Limit, Slot},
 };
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use super::{
-    Ciphertext, DataMechanism, HmacKeyType, HmacMechanism, Proof, Selector, TokenInfo, Verdict, WrapMechanism,
-    WrappedKek,
-    protocol::{Failure, Open, Signed},
+    Ciphertext, DataMechanism, Fit, HmacKeyType, HmacMechanism, Proof, Selector, TokenInfo, WrapMechanism, WrappedKek,
+    protocol::{Failure, Open},
 };
 
 /// Size of a block, and of the GCM tag.
@@ -35,7 +34,12 @@ pub(super) struct Token {
     info: TokenInfo,
     hmac_key_type: HmacKeyType,
     hmac_mechanism: HmacMechanism,
+    rw_session: bool,
     handles: HashMap<(Use, String), ObjectHandle>,
+    /// Keys whose signatures were seen to verify: as they were read, and (true) as they are made anew.
+    confirmed: Vec<(ObjectHandle, bool)>,
+    /// Keys that may verify and not sign.
+    verifies_only: Vec<ObjectHandle>,
     /// The last KEK unwrapped, for the next payload under it.
     unwrapped: Option<(WrappedKek, ObjectHandle)>,
     module: Pkcs11,
@@ -55,7 +59,10 @@ impl Token {
             info,
             hmac_key_type: open.hmac_key_type,
             hmac_mechanism: open.hmac_mechanism,
+            rw_session: open.rw_session,
             handles: HashMap::new(),
+            confirmed: Vec::new(),
+            verifies_only: Vec::new(),
             unwrapped: None,
             module,
         })
@@ -103,24 +110,76 @@ impl Token {
         }
     }
 
-    pub(super) fn verify(&mut self, label: &str, data: &[u8], signature: &[u8]) -> Result<Verdict, Failure> {
-        let Some(key) = self.key(Use::Sign, label)? else {
-            return Ok(Verdict::KeyMissing { label: label.to_owned() });
+    /// How many sessions of the same kind the token has room for besides this one; none where it does not say.
+    pub(super) fn more_sessions(&self) -> Result<u64, Failure> {
+        let slot = Slot::try_from(self.info.slot).map_err(|error| failure(&error))?;
+        let info = self.module.get_token_info(slot).map_err(|error| failure(&error))?;
+        let room = |limit, open: Option<u64>| match limit {
+            Limit::Infinite => u64::MAX,
+            Limit::Max(most) => open.map_or(0, |open| most.saturating_sub(open)),
+            Limit::Unavailable => 0,
         };
-        let mechanism = plain(self.hmac_mechanism.number());
-        match self.session.verify(&mechanism, key, data, signature) {
-            Ok(()) => Ok(Verdict::Good),
-            Err(Error::Pkcs11(RvError::SignatureInvalid | RvError::SignatureLenRange, _)) => Ok(Verdict::Bad),
+        let any = room(info.max_session_count(), info.session_count());
+        Ok(if self.rw_session { any.min(room(info.max_rw_session_count(), info.rw_session_count())) } else { any })
+    }
+
+    /// Over which of the texts in `over` the key of that label made the signature.
+    ///
+    /// For a MAC, to verify is to make it again and compare. That is done here, so that one answer of the token serves twice: the first text's
+    /// signature is wanted where another one fits. The first that fits under a key is verified by the token besides, as Barbican will have it
+    /// verified, and so is the first that is made anew: from then on it is known that the two are the same under this key.
+    pub(super) fn fit(&mut self, label: &str, over: &[Vec<u8>], signature: &[u8]) -> Result<Fit, Failure> {
+        let Some(key) = self.key(Use::Sign, label)? else {
+            return Ok(Fit::KeyMissing { label: label.to_owned() });
+        };
+        let mut first = None;
+        for (index, text) in over.iter().enumerate() {
+            let own = self.sign(key, text)?;
+            let fits = match &own {
+                Some(own) => own.len() == signature.len() && openssl::memcmp::eq(own, signature),
+                None => self.verify(key, text, signature)?,
+            };
+            if index == 0 {
+                first = own;
+            }
+            if fits {
+                if first.is_some() && !self.confirmed.contains(&(key, index > 0)) {
+                    let made = first.as_deref().zip(over.first()).filter(|_| index > 0);
+                    let also = made.map_or(Ok(true), |(made, text)| self.verify(key, text, made))?;
+                    if !also || !self.verify(key, text, signature)? {
+                        let why = format!("does not verify the signature that it has just made with key {label:?}");
+                        return Err(Failure::Other { why });
+                    }
+                    self.confirmed.push((key, index > 0));
+                }
+                return Ok(Fit::Over { index, first: first.filter(|_| index > 0) });
+            }
+        }
+        Ok(Fit::None)
+    }
+
+    /// `None`: the token lets this key verify, and not sign.
+    fn sign(&mut self, key: ObjectHandle, data: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+        if self.verifies_only.contains(&key) {
+            return Ok(None);
+        }
+        match self.session.sign(&plain(self.hmac_mechanism.number()), key, data) {
+            Ok(signature) => Ok(Some(signature)),
+            Err(Error::Pkcs11(RvError::KeyFunctionNotPermitted, _)) => {
+                self.verifies_only.push(key);
+                Ok(None)
+            }
             Err(error) => Err(failure(&error)),
         }
     }
 
-    pub(super) fn sign(&mut self, label: &str, data: &[u8]) -> Result<Signed, Failure> {
-        let Some(key) = self.key(Use::Sign, label)? else {
-            return Ok(Signed::KeyMissing { label: label.to_owned() });
-        };
-        let mechanism = plain(self.hmac_mechanism.number());
-        self.session.sign(&mechanism, key, data).map(Signed::Signature).map_err(|error| failure(&error))
+    fn verify(&self, key: ObjectHandle, data: &[u8], signature: &[u8]) -> Result<bool, Failure> {
+        match self.session.verify(&plain(self.hmac_mechanism.number()), key, data, signature) {
+            Ok(()) => Ok(true),
+            // The second is how a token says the same of a signature whose length alone rules it out.
+            Err(Error::Pkcs11(RvError::SignatureInvalid | RvError::SignatureLenRange, _)) => Ok(false),
+            Err(error) => Err(failure(&error)),
+        }
     }
 
     pub(super) fn prove(&mut self, kek: &WrappedKek, secret: &Ciphertext) -> Result<Proof, Failure> {

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -24,6 +25,12 @@ use super::{
 /// The alarm until the parent names its own.
 const FIRST_ALARM: u32 = 60;
 
+/// How much is read of requests, and collected of replies, at a time.
+const WINDOW: usize = 64 * 1024;
+
+/// How long a reply may wait for others: the parent's limit counts from one to the next.
+const COLLECT: Duration = Duration::from_millis(50);
+
 /// The worker's `main`: answers requests until stdin ends. Of no use on a terminal.
 #[must_use]
 pub fn worker_main() -> ExitCode {
@@ -41,6 +48,7 @@ fn serve() -> io::Result<()> {
     let (mut input, mut output) = take_pipes()?;
     let mut token: Option<Token> = None;
     let mut alarm_seconds = FIRST_ALARM;
+    let (mut replies, mut sent) = (Vec::new(), Instant::now());
     loop {
         let mut line = Zeroizing::new(Vec::with_capacity(8 * 1024));
         if input.read_until(b'\n', &mut line)? == 0 {
@@ -54,10 +62,15 @@ fn serve() -> io::Result<()> {
         }
         alarm::set(alarm_seconds);
         let reply = answer(&mut token, request).unwrap_or_else(|failure| Reply::Failed { failure });
-        alarm::cancel();
-        let mut text = serde_json::to_vec(&reply)?;
-        text.push(b'\n');
-        output.write_all(&text)?;
+        serde_json::to_writer(&mut replies, &reply)?;
+        replies.push(b'\n');
+        // Nobody waits for one of many replies; a write for each would take longer than many a signature.
+        if !input.buffer().contains(&b'\n') || replies.len() >= WINDOW || sent.elapsed() >= COLLECT {
+            alarm::cancel();
+            output.write_all(&replies)?;
+            replies.clear();
+            sent = Instant::now();
+        }
     }
 }
 
@@ -76,21 +89,21 @@ fn take_pipes() -> io::Result<(BufReader<File>, File)> {
     let output = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 64)?;
     dup2_stdin(File::open("/dev/null")?)?;
     dup2_stdout(io::stderr())?;
-    Ok((BufReader::new(input.into()), output.into()))
+    Ok((BufReader::with_capacity(WINDOW, input.into()), output.into()))
 }
 
 fn answer(token: &mut Option<Token>, request: Request) -> Result<Reply, Failure> {
     match (token, request) {
         (token @ None, Request::Open(open)) => {
             let opened = open_token(&open)?;
-            let info = opened.info().clone();
+            let (info, more) = (opened.info().clone(), opened.more_sessions()?);
             *token = Some(opened);
-            Ok(Reply::Opened { token: info })
+            Ok(Reply::Opened { token: info, more })
         }
-        (Some(token), Request::Verify { label, data, signature }) => {
-            Ok(Reply::Verdict { verdict: token.verify(&label, &data, &signature)? })
+        (Some(token), Request::Fit { label, over, signature }) => {
+            let over: Vec<Vec<u8>> = over.into_iter().map(|text| text.0).collect();
+            Ok(Reply::Fit { fit: token.fit(&label, &over, &signature)? })
         }
-        (Some(token), Request::Sign { label, data }) => Ok(Reply::Signature { signed: token.sign(&label, &data)? }),
         (Some(token), Request::Prove { kek, secret }) => Ok(Reply::Proof { proof: token.prove(&kek, &secret)? }),
         _ => Err(Failure::Other { why: "was asked out of order".to_owned() }),
     }

@@ -29,7 +29,7 @@ pub use self::{
 };
 use crate::{
     db::{KekRow, SecretRow, is_hex_text},
-    hsm::{self, Ciphertext, DataMechanism, HmacMechanism, Hsm, Proof, Signature},
+    hsm::{self, Ciphertext, DataMechanism, Fit, HmacMechanism, Hsm, Proof, Signature},
 };
 
 /// `plugin_name` of the p11_crypto plugin since Juno.
@@ -233,32 +233,79 @@ pub fn judge(row: &KekRow, keys: &mut Keys) -> Result<Verdict> {
     verdicts.into_iter().next().context("no verdict was given")
 }
 
-/// The states of many KEKs, in their order; the token is asked in two batches.
+/// The states of many KEKs, in their order; the token is asked in one batch.
 ///
 /// # Errors
 /// Trouble with the token that says nothing about a row.
 pub fn judge_all(rows: &[KekRow], keys: &mut Keys) -> Result<Vec<Verdict>> {
-    let mut verdicts = Vec::with_capacity(rows.len());
-    let mut signed = Vec::new();
-    for (index, row) in rows.iter().enumerate() {
-        verdicts.push(match judge_offline(row, keys) {
-            Offline::Verdict(verdict) => verdict,
+    Ok(judge_signed(rows, keys)?.into_iter().map(|judged| judged.verdict).collect())
+}
+
+/// What was found out about a KEK.
+#[derive(Debug)]
+pub struct Judged {
+    /// Its state.
+    pub verdict: Verdict,
+    /// What a row that is signed says.
+    meta: Option<Box<KekMeta>>,
+    /// The signature that Mitaka and later make, where the row has the other one and the token lets its key sign.
+    renewed: Option<Vec<u8>>,
+}
+
+impl Judged {
+    /// The `plugin_meta` of an [`Verdict::Old`] row with a signature as Mitaka and later make it. Nothing else of the text changes but its spaces.
+    ///
+    /// # Errors
+    /// The row is not `Old`; the token does not let its key sign.
+    pub fn renewed(&self, row: &KekRow) -> Result<String> {
+        let Some(meta) = self.meta.as_ref().filter(|_| self.verdict == Verdict::Old) else {
+            bail!("KEK {} is {}, only an old signature is made anew", row.id, self.verdict.name());
+        };
+        let signature = self.renewed.as_ref().with_context(|| {
+            format!("KEK {}: the token does not let key {:?} sign; set its CKA_SIGN", row.id, meta.hmac_label)
+        })?;
+        meta.with_hmac(signature).with_context(|| format!("writing plugin_meta of KEK {}", row.id))
+    }
+}
+
+/// As [`judge_all`], ready to be signed anew. The signature rule: first over what Mitaka and later sign, and where that is bad and there is an iv,
+/// over the wrapped key alone.
+///
+/// # Errors
+/// As [`judge_all`].
+pub fn judge_signed(rows: &[KekRow], keys: &mut Keys) -> Result<Vec<Judged>> {
+    let mut judged = Vec::with_capacity(rows.len());
+    let (mut waiting, mut questions) = (Vec::new(), Vec::new());
+    for row in rows {
+        judged.push(match judge_offline(row, keys) {
+            Offline::Verdict(verdict) => Judged { verdict, meta: None, renewed: None },
             Offline::Signed(meta) => {
-                signed.push((index, meta));
-                Verdict::Good // until the token has spoken, just below
+                let mut over = vec![meta.signed_data()];
+                if meta.kek.iv.as_ref().is_some_and(|iv| !iv.is_empty()) {
+                    over.push(meta.kek.wrapped_key.clone());
+                }
+                waiting.push(judged.len());
+                questions.push(Signature { hmac_label: meta.hmac_label.clone(), over, signature: meta.hmac.clone() });
+                // Until the token has spoken, just below.
+                Judged { verdict: Verdict::Good, meta: Some(meta), renewed: None }
             }
         });
     }
-    if let Some(hsm) = keys.hsm.as_mut().filter(|_| !signed.is_empty()) {
-        let metas: Vec<&KekMeta> = signed.iter().map(|(_, meta)| meta.as_ref()).collect();
-        let judged = judge_signatures(&metas, hsm)?;
-        for ((index, _), verdict) in signed.iter().zip(judged) {
-            if let Some(slot) = verdicts.get_mut(*index) {
-                *slot = verdict;
+    let Some(hsm) = keys.hsm.as_mut().filter(|_| !questions.is_empty()) else { return Ok(judged) };
+    let mechanism = hsm.hmac_mechanism();
+    for (index, fit) in waiting.into_iter().zip(hsm.fit_all(questions)?) {
+        let Some(Judged { verdict, meta: Some(meta), renewed }) = judged.get_mut(index) else { continue };
+        *verdict = match fit {
+            Fit::Over { index: 0, .. } => Verdict::Good,
+            Fit::Over { first, .. } => {
+                *renewed = first;
+                Verdict::Old
             }
-        }
+            Fit::None => Verdict::Unreadable { why: misfit(meta, mechanism) },
+            Fit::KeyMissing { label } => Verdict::KeyMissing { label },
+        };
     }
-    Ok(verdicts)
+    Ok(judged)
 }
 
 /// How far a row can be judged without the token.
@@ -290,36 +337,6 @@ fn judge_offline(row: &KekRow, keys: &Keys) -> Offline {
     })
 }
 
-/// The signature rule: first over what Mitaka and later sign, and where that is bad and there is
-/// an iv, over the wrapped key alone.
-fn judge_signatures(metas: &[&KekMeta], hsm: &mut Hsm) -> Result<Vec<Verdict>> {
-    let signature =
-        |meta: &KekMeta, data| Signature { hmac_label: meta.hmac_label.clone(), data, signature: meta.hmac.clone() };
-    let new = hsm.verify_all(metas.iter().map(|meta| signature(meta, meta.signed_data())).collect())?;
-    let may_be_old = |meta: &KekMeta, verdict: &hsm::Verdict| {
-        *verdict == hsm::Verdict::Bad && meta.kek.iv.as_ref().is_some_and(|iv| !iv.is_empty())
-    };
-    let again = metas.iter().zip(&new).filter(|(meta, verdict)| may_be_old(meta, verdict));
-    let old = hsm.verify_all(again.map(|(meta, _)| signature(meta, meta.kek.wrapped_key.clone())).collect())?;
-    let mechanism = hsm.hmac_mechanism();
-    let mut old = old.into_iter();
-    Ok(metas
-        .iter()
-        .zip(new)
-        .map(|(meta, verdict)| {
-            let retried = if may_be_old(meta, &verdict) { old.next() } else { None };
-            match (verdict, retried) {
-                (hsm::Verdict::Good, _) => Verdict::Good,
-                (_, Some(hsm::Verdict::Good)) => Verdict::Old,
-                (hsm::Verdict::KeyMissing { label }, _) | (_, Some(hsm::Verdict::KeyMissing { label })) => {
-                    Verdict::KeyMissing { label }
-                }
-                (hsm::Verdict::Bad, _) => Verdict::Unreadable { why: misfit(meta, mechanism) },
-            }
-        })
-        .collect())
-}
-
 fn misfit(meta: &KekMeta, mechanism: HmacMechanism) -> String {
     let expected = match mechanism {
         HmacMechanism::Sha256Hmac => 32,
@@ -335,36 +352,6 @@ fn misfit(meta: &KekMeta, mechanism: HmacMechanism) -> String {
         format!("its signature holds {over}, by key {:?}", meta.hmac_label)
     } else {
         format!("its signature has {len} bytes, not the {expected} of {mechanism}; was hmac_mechanism changed?")
-    }
-}
-
-/// The `plugin_meta` of an [`Verdict::Old`] row with a signature as Mitaka and later make it. The
-/// token has verified the new text before it is returned. Nothing else of the text changes but its
-/// spaces.
-///
-/// # Errors
-/// The row is not `Old`; trouble with the token; the new signature does not verify.
-pub fn resign(row: &KekRow, hsm: &mut Hsm) -> Result<String> {
-    if Plugin::of(row) != Plugin::P11 {
-        bail!("KEK {} is of {}, which signs nothing", row.id, row.plugin_name);
-    }
-    let meta = KekMeta::parse(row.plugin_meta.as_deref().unwrap_or_default())
-        .map_err(|why| anyhow::anyhow!("plugin_meta of KEK {}: {why}", row.id))?;
-    let verdict = judge_signatures(&[&meta], hsm)?.pop().context("no verdict was given")?;
-    if verdict != Verdict::Old {
-        bail!("KEK {} is {}, only an old signature is made anew", row.id, verdict.name());
-    }
-    let hmac = hsm
-        .sign(&meta.hmac_label, &meta.signed_data())?
-        .with_context(|| format!("the token has no key labelled {:?}", meta.hmac_label))?;
-    let text = meta.with_hmac(&hmac).with_context(|| format!("writing plugin_meta of KEK {}", row.id))?;
-    let written =
-        KekMeta::parse(&text).map_err(|why| anyhow::anyhow!("plugin_meta written for KEK {}: {why}", row.id))?;
-    match hsm.verify(&written.hmac_label, &written.signed_data(), &written.hmac)? {
-        hsm::Verdict::Good => Ok(text),
-        hsm::Verdict::Bad | hsm::Verdict::KeyMissing { .. } => {
-            bail!("the token does not verify the signature it has just made for KEK {}", row.id)
-        }
     }
 }
 

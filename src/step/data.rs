@@ -1,45 +1,22 @@
 //! Steps on rows: KEK signatures, the mechanism of p11 secrets, and the proofs that nothing is lost.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
 
+use super::kept::{self, Kept};
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{Access, Database, KekRow, SecretRow};
+use crate::db::{Access, Change, Cursor, Database, KekRow, PAGE, SecretRow, TextColumn};
 use crate::hsm::DataMechanism;
-use crate::journal::private;
-use crate::kek::{self, Lost, P11_CRYPTO, SecretVerdict, Survey, Verdict};
+use crate::kek::{self, Judged, Keys, Lost, P11_CRYPTO, SecretVerdict, Survey, Verdict};
 
-const KEKS: &str = "backup/keks.json";
-const MECHANISMS: &str = "backup/mechanisms.json";
+/// The old signatures of KEKs.
+pub const KEKS: &str = "backup/keks.jsonl";
+const MECHANISMS: &str = "backup/mechanisms.jsonl";
 /// The survey taken before anything was touched.
 pub const BASELINE: &str = "baseline.json";
-
-/// Old values of rows, kept so that they can be put back. They are ciphertext and public parameters, no keys.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    format: u32,
-    table: String,
-    column: String,
-    rows: Vec<KeptRow>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeptRow {
-    id: String,
-    old: Option<String>,
-}
-
-fn keep(context: &Context<'_>, file: &str, table: &str, column: &str, rows: Vec<KeptRow>) -> Result<Undo> {
-    let count = rows.len();
-    let kept = Kept { format: 1, table: table.to_owned(), column: column.to_owned(), rows };
-    context.root().write(&context.file(file), &serde_json::to_vec(&kept)?, private())?;
-    Ok(Undo::Rows { file: file.to_owned(), rows: count })
-}
 
 pub(super) fn baseline(context: &Context<'_>) -> Result<Survey> {
     context.root().read_json(&context.file(BASELINE))
@@ -51,125 +28,136 @@ fn p11_rows(database: &Database) -> Result<Vec<KekRow>> {
     Ok(rows)
 }
 
-/// The p11 KEKs with their states.
-fn judged(context: &mut Context<'_>) -> Result<Vec<(KekRow, Verdict)>> {
-    let rows = p11_rows(&context.site.open(Access::ReadOnly)?)?;
-    let bound = rows.iter().any(|r| r.plugin_meta.is_some());
-    let verdicts = kek::judge_all(&rows, context.site.keys(bound)?)?;
-    Ok(rows.into_iter().zip(verdicts).collect())
+/// The next p11 KEKs; none at the end.
+fn p11_page(database: &Database, cursor: &mut Cursor) -> Result<Vec<KekRow>> {
+    loop {
+        let mut rows = database.kek_page(cursor)?;
+        if rows.is_empty() {
+            return Ok(rows);
+        }
+        rows.retain(|row| row.plugin_name == P11_CRYPTO);
+        if !rows.is_empty() {
+            return Ok(rows);
+        }
+    }
 }
 
-fn counts<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for verdict in verdicts {
-        *counts.entry(verdict.name()).or_default() += 1;
+/// Hands over the p11 KEKs page by page, with what the token says of them, as long as `each` wants more. While the token is asked about a page,
+/// `each` works on the one before, and the next is read.
+fn each_page(
+    database: &mut Database,
+    keys: &mut Keys,
+    mut each: impl FnMut(&mut Database, Vec<(KekRow, Judged)>) -> Result<bool>,
+) -> Result<()> {
+    let mut cursor = Cursor::default();
+    let mut page = p11_page(database, &mut cursor)?;
+    let mut judged = Vec::new();
+    while !page.is_empty() || !judged.is_empty() {
+        let (asked, done) = thread::scope(|scope| {
+            let asked = scope.spawn(|| kek::judge_signed(&page, keys));
+            let mut work = || -> Result<(bool, Vec<KekRow>)> {
+                let more = judged.is_empty() || each(database, std::mem::take(&mut judged))?;
+                Ok((more, if more { p11_page(database, &mut cursor)? } else { Vec::new() }))
+            };
+            let done = work();
+            (asked.join(), done)
+        });
+        let (more, next) = done?;
+        if !more {
+            return Ok(());
+        }
+        let asked = asked.map_err(|_| anyhow!("the token could not be asked"))??;
+        judged = std::mem::replace(&mut page, next).into_iter().zip(asked).collect();
     }
-    let words: Vec<String> = counts.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    if words.is_empty() { "none".to_owned() } else { words.join(", ") }
+    Ok(())
+}
+
+/// How many KEKs are in which state, in words.
+#[derive(Default)]
+struct Tally(BTreeMap<&'static str, usize>);
+
+impl Tally {
+    fn add(&mut self, verdict: &Verdict) {
+        *self.0.entry(verdict.name()).or_default() += 1;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words: Vec<String> = self.0.iter().map(|(name, n)| format!("{n} {name}")).collect();
+        f.write_str(&if words.is_empty() { "none".to_owned() } else { words.join(", ") })
+    }
+}
+
+/// The database, and the keys with the token open if it is needed.
+fn open<'a>(context: &'a mut Context<'_>, access: Access) -> Result<(Database, &'a mut Keys)> {
+    let database = context.site.open(access)?;
+    let bound = database.has_bound_keks(P11_CRYPTO)?;
+    Ok((database, context.site.keys(bound)?))
 }
 
 pub(super) fn observe_keks(context: &mut Context<'_>) -> Result<Observed> {
-    let rows = judged(context)?;
-    if rows.iter().any(|(_, v)| *v == Verdict::Old) {
-        return Ok(Observed::Before);
-    }
-    Ok(Observed::After(counts(rows.iter().map(|(_, v)| v))))
+    let (mut database, keys) = open(context, Access::ReadOnly)?;
+    let (mut tally, mut old) = (Tally::default(), false);
+    each_page(&mut database, keys, |_, page| {
+        for (_, judged) in &page {
+            tally.add(&judged.verdict);
+            old |= judged.verdict == Verdict::Old;
+        }
+        Ok(!old)
+    })?;
+    Ok(if old { Observed::Before } else { Observed::After(tally.to_string()) })
 }
 
 pub(super) fn prepare_keks(context: &mut Context<'_>) -> Result<Undo> {
-    let rows = judged(context)?.into_iter().filter(|(_, v)| *v == Verdict::Old);
-    let rows = rows.map(|(row, _)| KeptRow { id: row.id, old: row.plugin_meta }).collect();
-    keep(context, KEKS, "kek_data", "plugin_meta", rows)
+    kept::begin(context, KEKS, TextColumn::PluginMeta)
 }
 
-/// How many KEKs are written before they are read back: what goes wrong with one is seen before many follow.
-const BATCH: usize = 500;
-
-/// Signs every old KEK anew: each row is one compare-and-set on its old value, read back and verified by the token.
+/// Signs every old KEK anew, page by page: the old values are kept, each row is one compare-and-set on its old value, and read back. Nothing is
+/// verified here a second time: the token made the new signatures, and has verified the first under each key; and what the database then holds is
+/// verified, all of it, when the step is looked at once more.
 pub(super) fn resign(context: &mut Context<'_>) -> Result<()> {
-    let old: Vec<KekRow> = judged(context)?.into_iter().filter(|(_, v)| *v == Verdict::Old).map(|(r, _)| r).collect();
-    let mut database = context.site.open(Access::ReadWrite)?;
-    for batch in old.chunks(BATCH) {
-        for row in batch {
-            let keys = context.site.keys(true)?;
-            let hsm = keys.hsm.as_mut().context("no token is open")?;
-            let new = kek::resign(row, hsm).with_context(|| format!("signing KEK {}", row.id))?;
-            let before = row.plugin_meta.as_deref().unwrap_or_default();
-            crash::point("KEK signed");
-            if !database.replace_plugin_meta(&row.id, before, &new)? {
-                bail!("KEK {} was changed by somebody else: is a barbican still running?", row.id);
-            }
-            crash::point("KEK written");
-        }
-        expect_good(context, &database, batch)?;
-    }
-    Ok(())
+    let mut kept = Kept::reopen(context, KEKS, TextColumn::PluginMeta)?;
+    let (mut database, keys) = open(context, Access::ReadWrite)?;
+    each_page(&mut database, keys, |database, page| {
+        let old = page.into_iter().filter(|(_, judged)| judged.verdict == Verdict::Old);
+        let change = |(row, judged): (KekRow, Judged)| -> Result<Change> {
+            let new = Some(judged.renewed(&row)?);
+            Ok(Change { id: row.id, old: row.plugin_meta, new })
+        };
+        let changes: Vec<Change> = old.map(change).collect::<Result<_>>()?;
+        write_keks(database, &mut kept, &changes)?;
+        Ok(true)
+    })
 }
 
-/// Reads these KEKs back and has the token verify them.
-fn expect_good(context: &mut Context<'_>, database: &Database, batch: &[KekRow]) -> Result<()> {
-    let mut written: BTreeMap<String, KekRow> =
-        p11_rows(database)?.into_iter().map(|row| (row.id.clone(), row)).collect();
-    let take = |row: &KekRow| written.remove(&row.id).with_context(|| format!("KEK {} vanished", row.id));
-    let written: Vec<KekRow> = batch.iter().map(take).collect::<Result<_>>()?;
-    for (row, verdict) in written.iter().zip(kek::judge_all(&written, context.site.keys(true)?)?) {
-        if verdict != Verdict::Good {
-            bail!("KEK {} does not verify after it was written", row.id);
-        }
+fn write_keks(database: &mut Database, kept: &mut Kept, changes: &[Change]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    crash::point("KEK signed");
+    kept.keep(changes)?;
+    crash::point("KEK kept");
+    database.transaction(|database| kept::replace(database, TextColumn::PluginMeta, changes))?;
+    crash::point("KEK written");
+    let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
+    let now = database.values(TextColumn::PluginMeta, &ids)?;
+    match changes.iter().find(|change| now.get(&change.id) != Some(&change.new)) {
+        Some(change) => bail!("KEK {} does not hold what was written", change.id),
+        None => Ok(()),
+    }
 }
 
 /// Puts back the signatures kept in `file`. A row that holds neither its old value nor one that differs from it in the signature alone is left,
 /// and is an error.
 pub(super) fn restore_keks(context: &mut Context<'_>, file: &str) -> Result<bool> {
-    restore_rows(context, file, |old, now| {
+    kept::restore(context, file, TextColumn::PluginMeta, |old, now| {
         let strip = |text: &str| -> Result<serde_json::Value> {
             let mut value: serde_json::Value = serde_json::from_str(text).context("plugin_meta is not JSON")?;
             value.as_object_mut().context("plugin_meta is not a JSON object")?.remove("hmac");
             Ok(value)
         };
         Ok(strip(old.unwrap_or_default())? == strip(now.unwrap_or_default())?)
-    })
-}
-
-fn restore_rows(
-    context: &mut Context<'_>,
-    file: &str,
-    ours: impl Fn(Option<&str>, Option<&str>) -> Result<bool>,
-) -> Result<bool> {
-    let kept: Kept = context.root().read_json(&context.file(file))?;
-    let mut database = context.site.open(Access::ReadWrite)?;
-    let keks = kept.table == "kek_data";
-    let now: BTreeMap<String, Option<String>> = if keks {
-        database.kek_rows()?.into_iter().map(|r| (r.id, r.plugin_meta)).collect()
-    } else {
-        database.secret_rows()?.into_iter().map(|r| (r.id, r.kek_meta_extended)).collect()
-    };
-    database.transaction(|database| {
-        let mut changed = false;
-        for row in &kept.rows {
-            let name = || format!("{}.{} of row {}", kept.table, kept.column, row.id);
-            let value = now.get(&row.id).with_context(|| format!("{} is gone", name()))?;
-            if *value == row.old {
-                continue;
-            }
-            if !ours(row.old.as_deref(), value.as_deref()).with_context(name)? {
-                bail!("{} was changed since this run wrote it; its old value is in {file}", name());
-            }
-            crash::point("row to restore");
-            let replaced = if keks {
-                let text = |v: &Option<String>| v.clone().unwrap_or_default();
-                database.replace_plugin_meta(&row.id, &text(value), &text(&row.old))?
-            } else {
-                database.replace_kek_meta_extended(&row.id, value.as_deref(), row.old.as_deref())?
-            };
-            if !replaced {
-                bail!("{} was changed by somebody else: is a barbican still running?", name());
-            }
-            changed = true;
-        }
-        Ok::<bool, anyhow::Error>(changed)
     })
 }
 
@@ -220,29 +208,29 @@ pub(super) fn observe_mechanisms(context: &mut Context<'_>) -> Result<Observed> 
 }
 
 pub(super) fn prepare_mechanisms(context: &mut Context<'_>) -> Result<Undo> {
-    let rows = nameless(context)?.told.into_iter();
-    let rows = rows.map(|(row, _)| KeptRow { id: row.id, old: row.kek_meta_extended }).collect();
-    keep(context, MECHANISMS, "encrypted_data", "kek_meta_extended", rows)
+    kept::begin(context, MECHANISMS, TextColumn::KekMetaExtended)
 }
 
-/// Writes the mechanism into each secret that a decryption proved it for, all in one transaction.
+/// Writes the mechanism into each secret that a decryption proved it for.
 pub(super) fn record_mechanisms(context: &mut Context<'_>) -> Result<()> {
-    let told = nameless(context)?.told;
-    let mut database = context.site.open(Access::ReadWrite)?;
-    database.transaction(|database| {
-        for (row, mechanism) in &told {
-            let Some(new) = kek::with_mechanism(row, *mechanism)? else { continue };
-            crash::point("mechanism told");
-            if !database.replace_kek_meta_extended(&row.id, row.kek_meta_extended.as_deref(), Some(&new))? {
-                bail!("encrypted datum {} was changed by somebody else: is a barbican still running?", row.id);
-            }
+    let mut kept = Kept::reopen(context, MECHANISMS, TextColumn::KekMetaExtended)?;
+    let mut changes = Vec::new();
+    for (row, mechanism) in nameless(context)?.told {
+        if let Some(new) = kek::with_mechanism(&row, mechanism)? {
+            changes.push(Change { id: row.id, old: row.kek_meta_extended, new: Some(new) });
         }
-        Ok::<(), anyhow::Error>(())
-    })
+    }
+    let mut database = context.site.open(Access::ReadWrite)?;
+    for batch in changes.chunks(PAGE) {
+        crash::point("mechanism told");
+        kept.keep(batch)?;
+        database.transaction(|database| kept::replace(database, TextColumn::KekMetaExtended, batch))?;
+    }
+    Ok(())
 }
 
 pub(super) fn restore_mechanisms(context: &mut Context<'_>, file: &str) -> Result<bool> {
-    restore_rows(context, file, |old, now| {
+    kept::restore(context, file, TextColumn::KekMetaExtended, |old, now| {
         let mut value: serde_json::Value = serde_json::from_str(now.unwrap_or_default())?;
         value.as_object_mut().context("not a JSON object")?.remove("mechanism");
         Ok(value == serde_json::from_str::<serde_json::Value>(old.unwrap_or_default())?)
@@ -251,24 +239,29 @@ pub(super) fn restore_mechanisms(context: &mut Context<'_>, file: &str) -> Resul
 
 pub(super) fn verify_keks(context: &mut Context<'_>) -> Result<Observed> {
     let baseline = baseline(context)?;
-    let rows = judged(context)?;
     let expected_old = context.to_before("mitaka")?;
-    for (row, verdict) in &rows {
-        let was = baseline.keks.get(&row.id).map(|k| &k.verdict);
-        let fine = *verdict == Verdict::Good
-            || (*verdict == Verdict::Old && expected_old)
-            || was.is_some_and(|was| !was.is_sound())
-            || was.is_none() && matches!(verdict, Verdict::Unbound);
-        if !fine {
-            return Ok(Observed::Foreign(format!(
-                "KEK {} is {}; it was {} before: services stay held; `keymgr-upgrade kek status --verbose` lists them",
-                row.id,
-                verdict.name(),
-                was.map_or("unknown", Verdict::name)
-            )));
+    let (mut database, keys) = open(context, Access::ReadOnly)?;
+    let (mut tally, mut foreign) = (Tally::default(), None);
+    each_page(&mut database, keys, |_, page| {
+        for (row, Judged { verdict, .. }) in &page {
+            tally.add(verdict);
+            let was = baseline.keks.get(&row.id).map(|k| &k.verdict);
+            let fine = *verdict == Verdict::Good
+                || (*verdict == Verdict::Old && expected_old)
+                || was.is_some_and(|was| !was.is_sound())
+                || was.is_none() && matches!(verdict, Verdict::Unbound);
+            if !fine && foreign.is_none() {
+                foreign = Some(format!(
+                    "KEK {} is {}; it was {} before: services stay held; `keymgr-upgrade kek status --verbose` lists them",
+                    row.id,
+                    verdict.name(),
+                    was.map_or("unknown", Verdict::name)
+                ));
+            }
         }
-    }
-    Ok(Observed::After(counts(rows.iter().map(|(_, v)| v))))
+        Ok(foreign.is_none())
+    })?;
+    Ok(foreign.map_or_else(|| Observed::After(tally.to_string()), Observed::Foreign))
 }
 
 /// Every secret that could be decrypted at the baseline must still be, in the way that the new release will try: under its own configuration,

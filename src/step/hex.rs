@@ -191,7 +191,7 @@ pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
     let count = rows.len();
     let kept = Kept { format: 1, rows };
     context.root().write(&context.file(KEPT), &serde_json::to_vec(&kept)?, private())?;
-    Ok(Undo::Rows { file: KEPT.to_owned(), rows: count })
+    Ok(Undo::Rows { file: KEPT.to_owned(), rows: Some(count) })
 }
 
 /// Replaces every kept value by what it stands for.

@@ -7,6 +7,7 @@ mod code;
 mod data;
 mod file;
 mod hex;
+mod kept;
 mod schema;
 mod unit;
 mod verify;
@@ -17,7 +18,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub use code::{CodeAwaited, Offer, offered};
-pub use data::{BASELINE, proved, restore_kept};
+pub use data::{BASELINE, KEKS, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
 pub use schema::{About, restore as restore_backup, size};
@@ -118,8 +119,9 @@ pub enum Undo {
     Rows {
         /// Its name.
         file: String,
-        /// How many.
-        rows: usize,
+        /// How many, where that is known beforehand.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rows: Option<usize>,
     },
     /// Put back a file.
     File {

@@ -20,8 +20,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keymgr_upgrade::{
     command,
     db::{KekRow, SecretRow},
-    hsm::{self, Config, DataMechanism, Error, HmacKeyType, HmacMechanism, Hsm, Identity, Selector},
-    kek::{self, Count, Keys, Lost, SecretVerdict, SimpleKeys, Verdict, judge, judge_all, prove, resign, survey},
+    hsm::{self, Config, DataMechanism, Error, HmacKeyType, HmacMechanism, Hsm, Identity, Selector, Sessions},
+    kek::{self, Count, Keys, Lost, SecretVerdict, SimpleKeys, Verdict, judge, judge_all, judge_signed, prove, survey},
 };
 use nix::unistd::{Gid, Uid, chown, geteuid};
 use secrecy::SecretString;
@@ -96,6 +96,7 @@ impl Lab {
             identity: None,
             environment: vec![("SOFTHSM2_CONF".into(), self.path("softhsm2.conf").into())],
             timeout: Duration::from_secs(20),
+            sessions: Sessions::Auto,
         }
     }
 
@@ -134,6 +135,11 @@ impl Lab {
         let made: Value = serde_json::from_str(&self.python(module, &["record", &options.to_string()])).unwrap();
         (p11_row(made["plugin_meta"].as_str().unwrap()), made["secrets"].as_array().unwrap().clone())
     }
+}
+
+/// The text of an old row, signed anew.
+fn resign(row: &KekRow, keys: &mut Keys) -> anyhow::Result<String> {
+    judge_signed(std::slice::from_ref(row), keys)?[0].renewed(row)
 }
 
 fn p11_row(plugin_meta: &str) -> KekRow {
@@ -248,7 +254,7 @@ fn a_new_signature_verifies_and_python_agrees() {
     let lab = Lab::new();
     let mut keys = lab.keys(&lab.plain());
     for row in p11_keks() {
-        let text = resign(&row, keys.hsm.as_mut().unwrap()).unwrap();
+        let text = resign(&row, &mut keys).unwrap();
         let new = KekRow { plugin_meta: Some(text.clone()), ..row.clone() };
         assert_eq!(judge(&new, &mut keys).unwrap(), Verdict::Good);
 
@@ -265,7 +271,7 @@ fn a_new_signature_verifies_and_python_agrees() {
         let ours: String = STANDARD.decode(new_hmac).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(python.trim(), ours);
 
-        let again = resign(&new, keys.hsm.as_mut().unwrap()).unwrap_err();
+        let again = resign(&new, &mut keys).unwrap_err();
         assert_eq!(again.to_string(), format!("KEK {} is good, only an old signature is made anew", row.id));
     }
 }
@@ -282,7 +288,7 @@ fn every_secret_of_the_fixture_is_proved_before_and_after() {
     assert_eq!((before.bad_keks().count(), before.bad_secrets().count()), (0, 0));
 
     for row in keks.iter_mut().filter(|row| row.plugin_name == kek::P11_CRYPTO) {
-        row.plugin_meta = Some(resign(row, keys.hsm.as_mut().unwrap()).unwrap());
+        row.plugin_meta = Some(resign(row, &mut keys).unwrap());
     }
     let mut recorded = 0;
     for secret in &mut secrets {
@@ -339,7 +345,7 @@ fn records_of_later_releases_are_proved() {
     assert_eq!(meta_of(&row)["iv"], Value::Null);
     // The signature rightly covers the wrapped key alone: this is no old row.
     assert_eq!(judge(&row, &mut keys).unwrap(), Verdict::Good);
-    let refused = resign(&row, keys.hsm.as_mut().unwrap()).unwrap_err();
+    let refused = resign(&row, &mut keys).unwrap_err();
     assert_eq!(refused.to_string(), "KEK kek is good, only an old signature is made anew");
     for made in &secrets {
         let mechanism = made["mechanism"].as_str().unwrap().parse().unwrap();
@@ -435,7 +441,7 @@ fn key_missing_is_told_from_unreadable() {
     assert_eq!(judge(&no_hmac, &mut keys).unwrap(), Verdict::KeyMissing { label: "gone".to_owned() });
     let verdict = prove(secret, &no_hmac, &mut keys).unwrap();
     assert_eq!(verdict, SecretVerdict::KeyMissing { label: "gone".to_owned() });
-    let refused = resign(&no_hmac, keys.hsm.as_mut().unwrap()).unwrap_err().to_string();
+    let refused = resign(&no_hmac, &mut keys).unwrap_err().to_string();
     assert!(refused.contains("is key-missing"), "{refused}");
 
     let no_mkek = changed(row, "mkek_label", json!("gone too"));
@@ -448,7 +454,7 @@ fn key_missing_is_told_from_unreadable() {
         let why =
             "its signature holds neither over iv and wrapped key nor over the wrapped key, by key \"my_hmac_label\"";
         assert_eq!(judge(&tampered, &mut keys).unwrap(), Verdict::Unreadable { why: why.to_owned() });
-        assert!(resign(&tampered, keys.hsm.as_mut().unwrap()).is_err());
+        assert!(resign(&tampered, &mut keys).is_err());
         let verdict = prove(secret, &tampered, &mut keys).unwrap();
         assert_eq!(unreadable(&verdict), format!("KEK {}: {why}", row.id));
     }
@@ -579,6 +585,64 @@ fn two_keys_of_one_label_are_an_error() {
     assert_eq!(judge(&other, &mut keys).unwrap().name(), "unreadable");
 }
 
+/// A token whose key may verify and not sign is asked to verify; what it cannot sign is said.
+#[test]
+fn a_key_that_may_not_sign_is_verified_with() {
+    let lab = Lab::new();
+    let log = lab.path("calls");
+    let more = [("P11SHIM_FAULT", "C_SignInit:1:0x68"), ("P11SHIM_LOG", log.to_str().unwrap())];
+    let mut keys = lab.keys(&lab.liberty(&more));
+    let (row, _) = lab.record(&shim(), "CKM_AES_CBC_PAD", "new", &[]);
+    let tampered = changed(&row, "hmac", flipped(&meta_of(&row)["hmac"], 0));
+    let rows = [p11_keks(), vec![row, tampered]].concat();
+    let names: Vec<&str> = judge_all(&rows, &mut keys).unwrap().iter().map(Verdict::name).collect();
+    assert_eq!(names, ["old", "old", "old", "good", "unreadable"]);
+    let calls = fs::read_to_string(log).unwrap();
+    assert_eq!(calls.lines().filter(|call| call.starts_with("C_SignInit ")).count(), 1, "it is asked once");
+    let error = resign(&rows[0], &mut keys).unwrap_err().to_string();
+    assert!(error.ends_with("the token does not let key \"my_hmac_label\" sign; set its CKA_SIGN"), "{error}");
+}
+
+/// Where there is much to ask, it is divided among several sessions; the answers come in order.
+#[test]
+fn many_questions_are_divided_among_sessions() {
+    let lab = Lab::new();
+    let log = lab.path("calls");
+    let count = |name: &str| {
+        let calls = fs::read_to_string(&log).unwrap();
+        calls.lines().filter(|line| line.split(' ').next() == Some(name)).count()
+    };
+    let number = std::num::NonZeroUsize::new(3).unwrap();
+    let config =
+        Config { sessions: Sessions::Exactly(number), ..lab.liberty(&[("P11SHIM_LOG", log.to_str().unwrap())]) };
+    let mut keys = lab.keys(&config);
+    let old = p11_keks().remove(0);
+    let (good, _) = lab.record(&shim(), "CKM_AES_CBC_PAD", "new", &[]);
+    judge_all(&vec![old.clone(); 99], &mut keys).unwrap();
+    assert_eq!(count("C_Login"), 1, "few are asked in one session");
+    let rows: Vec<KekRow> = (0..100).map(|n| if n % 3 == 0 { good.clone() } else { old.clone() }).collect();
+    for (n, verdict) in judge_all(&rows, &mut keys).unwrap().into_iter().enumerate() {
+        assert_eq!(verdict, if n % 3 == 0 { Verdict::Good } else { Verdict::Old }, "{n}");
+    }
+    let pids = keys.hsm.as_ref().unwrap().worker_pids();
+    assert_eq!((pids.len(), count("C_Login"), count("C_FindObjectsInit")), (3, 3, 3));
+    drop(keys);
+    assert_eq!((count("C_Logout"), count("C_Finalize")), (3, 3));
+    pids.into_iter().for_each(assert_reaped);
+
+    // What one of them fails at is the error of all; a session that is not to be had is done without.
+    let mut keys = lab.keys(&Config { environment: config.environment.clone(), ..config.clone() });
+    let broken = changed(&old, "hmac_label", json!("gone"));
+    let verdicts = judge_all(&[vec![old.clone(); 150], vec![broken]].concat(), &mut keys).unwrap();
+    assert_eq!(verdicts[150], Verdict::KeyMissing { label: "gone".to_owned() });
+    let refused =
+        Config { sessions: Sessions::Exactly(number), ..lab.liberty(&[("P11SHIM_FAULT", "C_Sign:250:crash")]) };
+    let mut keys = lab.keys(&refused);
+    let error = judge_all(&vec![old; 600], &mut keys).unwrap_err().to_string();
+    assert!(error.contains("crashed while verifying"), "{error}");
+    assert!(keys.hsm.as_ref().unwrap().worker_pids().is_empty());
+}
+
 /// No process of that id, not even a dead one waiting to be reaped.
 fn assert_reaped(pid: u32) {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
@@ -588,13 +652,13 @@ fn assert_reaped(pid: u32) {
 fn a_module_that_dies_is_one_clear_error() {
     let lab = Lab::new();
     for (fault, how) in [
-        ("C_VerifyInit:2:crash", "SIGSEGV"),
-        ("C_Verify:1:abort", "SIGABRT"),
+        ("C_SignInit:2:crash", "SIGSEGV"),
+        ("C_Sign:1:abort", "SIGABRT"),
         ("C_FindObjects:1:exit", "it ended the process with status 3"),
     ] {
         let config = lab.liberty(&[("P11SHIM_FAULT", fault), ("P11SHIM_CHATTER", "pin 1234")]);
         let mut keys = lab.keys(&config);
-        let pid = keys.hsm.as_ref().unwrap().worker_pid().unwrap();
+        let pid = keys.hsm.as_ref().unwrap().worker_pids()[0];
         let error = judge_all(&p11_keks(), &mut keys).unwrap_err();
         let error = error.downcast::<Error>().unwrap();
         let text = error.to_string();
@@ -603,7 +667,7 @@ fn a_module_that_dies_is_one_clear_error() {
         assert!(text.contains(how) && text.contains("it said: ") && text.contains("pin ***"), "{text}");
         assert!(!text.contains(PIN), "{text}");
         assert_reaped(pid);
-        assert_eq!(keys.hsm.as_ref().unwrap().worker_pid(), None);
+        assert!(keys.hsm.as_ref().unwrap().worker_pids().is_empty());
         let after = judge(&p11_keks()[0], &mut keys).unwrap_err().to_string();
         assert!(after.contains("was ended by an earlier error"), "{after}");
     }
@@ -614,12 +678,12 @@ fn a_module_that_dies_is_one_clear_error() {
 #[test]
 fn a_module_that_hangs_is_ended() {
     let lab = Lab::new();
-    for fault in ["C_Login:1:hang", "C_Verify:3:hang", "C_Logout:1:hang"] {
+    for fault in ["C_Login:1:hang", "C_Sign:3:hang", "C_Logout:1:hang"] {
         let mut config = lab.liberty(&[("P11SHIM_FAULT", fault)]);
         config.timeout = Duration::from_secs(3);
         let start = Instant::now();
         let spawned = Hsm::spawn(&config);
-        let pid = spawned.as_ref().ok().and_then(Hsm::worker_pid);
+        let pid = spawned.as_ref().ok().map(|hsm| hsm.worker_pids()[0]);
         let outcome = spawned.map_err(anyhow::Error::from).and_then(|hsm| {
             let mut keys = Keys { hsm: Some(hsm), ..Keys::default() };
             judge_all(&p11_keks(), &mut keys)
@@ -640,8 +704,9 @@ fn a_module_that_hangs_is_ended() {
 fn trouble_with_the_token_is_never_a_verdict() {
     let lab = Lab::new();
     for (fault, words) in [
-        ("C_Verify:2:0x30", "C_Verify answered CKR_DEVICE_ERROR while verifying with key \"my_hmac_label\""),
-        ("C_VerifyInit:1:0x63", "C_VerifyInit answered CKR_KEY_TYPE_INCONSISTENT"),
+        ("C_Sign:2:0x30", "C_Sign answered CKR_DEVICE_ERROR while verifying with key \"my_hmac_label\""),
+        ("C_SignInit:1:0x63", "C_SignInit answered CKR_KEY_TYPE_INCONSISTENT"),
+        ("C_Verify:1:0x30", "C_Verify answered CKR_DEVICE_ERROR"),
         ("C_DecryptInit:9:0xb3", "C_DecryptInit answered CKR_SESSION_HANDLE_INVALID while decrypting under a KEK"),
         ("C_Decrypt:20:0x81000071", "C_Decrypt answered CKR 0x81000071"),
         ("C_UnwrapKey:2:0x32", "C_UnwrapKey answered CKR_DEVICE_REMOVED"),
@@ -650,17 +715,19 @@ fn trouble_with_the_token_is_never_a_verdict() {
         let (keks, secrets) = fixture();
         let error = format!("{:#}", survey(&keks, &secrets, &mut keys).unwrap_err());
         assert!(error.contains(words), "{error}");
-        assert!(keys.hsm.as_ref().unwrap().worker_pid().is_some(), "the worker itself is well");
+        assert_eq!(keys.hsm.as_ref().unwrap().worker_pids().len(), 1, "the worker itself is well");
     }
     let error = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_OpenSession:1:0xb1")])).unwrap_err();
     assert!(error.to_string().contains("C_OpenSession answered CKR_SESSION_COUNT while opening the token"), "{error}");
     let mut keys = lab.keys(&Config { hmac_mechanism: HmacMechanism::AesMac, ..lab.plain() });
     let error = judge(&p11_keks()[0], &mut keys).unwrap_err().to_string();
-    assert!(error.contains("C_VerifyInit answered CKR_MECHANISM_INVALID"), "{error}");
+    assert!(error.contains("C_SignInit answered CKR_MECHANISM_INVALID"), "{error}");
     // A new signature is not believed before the token has verified it.
-    let mut hsm = Hsm::spawn(&lab.liberty(&[("P11SHIM_FAULT", "C_Verify:3:0xc0")])).unwrap();
-    let error = resign(&p11_keks()[0], &mut hsm).unwrap_err().to_string();
-    assert!(error.contains("does not verify the signature it has just made"), "{error}");
+    for first in 1..=2 {
+        let mut keys = lab.keys(&lab.liberty(&[("P11SHIM_FAULT", &format!("C_Verify:{first}:0xc0"))]));
+        let error = resign(&p11_keks()[0], &mut keys).unwrap_err().to_string();
+        assert!(error.contains("does not verify the signature that it has just made"), "{error}");
+    }
 }
 
 #[test]
@@ -693,7 +760,7 @@ fn the_pin_is_nowhere_to_be_seen() {
     let lab = Lab::new();
     let mut config = lab.liberty(&[]);
     let keys = lab.keys(&config);
-    let pid = keys.hsm.as_ref().unwrap().worker_pid().unwrap();
+    let pid = keys.hsm.as_ref().unwrap().worker_pids()[0];
     let of = |name: &str| String::from_utf8(fs::read(format!("/proc/{pid}/{name}")).unwrap()).unwrap();
     let worker = config.worker.display();
     assert_eq!(of("cmdline"), format!("{worker}\0hsm-worker\0"));
@@ -739,7 +806,7 @@ fn rights_are_given_up_for_good() {
         return;
     }
     let hsm = Hsm::spawn(&for_nobody(&lab)).unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", hsm.worker_pid().unwrap())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", hsm.worker_pids()[0])).unwrap();
     let line = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()

@@ -249,11 +249,6 @@ impl Server {
         let sql = format!("UPDATE \"{table}\" SET \"{column}\" = ? WHERE id = ? AND {same}");
         Ok(self.wire.execute_with(&sql, &[new, Some(id), old])? == 1)
     }
-
-    /// Runs a query of ours whose texts all dialects read alike.
-    pub(super) fn query(&self, sql: &str) -> Result<Vec<Row>> {
-        self.wire.query(sql)
-    }
 }
 
 fn number(rows: &[Row]) -> Option<u64> {

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use keymgr_upgrade::db::{Access, Database, Error, Ledger, Offence, Orphans, Proof, Url};
+use keymgr_upgrade::db::{
+    Access, Change, Database, Error, Ledger, Offence, Orphans, Proof, SecretRow, TextColumn, Url,
+};
 use rusqlite::Connection;
 use secrecy::SecretString;
 use tempfile::{TempDir, tempdir};
@@ -421,14 +423,18 @@ fn rows_are_replaced_only_if_they_are_as_they_were() {
     let kek = db.kek_rows().unwrap().into_iter().find(|kek| kek.plugin_meta.is_some()).unwrap();
     let meta = kek.plugin_meta.as_deref().unwrap();
     let updated = text(&path, "SELECT group_concat(updated_at) FROM kek_data");
-    assert!(!db.replace_plugin_meta(&kek.id, "other", "new").unwrap());
-    assert!(!db.replace_plugin_meta("nobody", meta, "new").unwrap());
-    assert_eq!(db.fingerprint().unwrap(), before);
-    assert!(db.replace_plugin_meta(&kek.id, meta, "new").unwrap());
-    assert!(!db.replace_plugin_meta(&kek.id, meta, "new").unwrap());
+    let mut replaced = |id: &str, old: &str, new: &str| {
+        let change = Change { id: id.to_owned(), old: Some(old.to_owned()), new: Some(new.to_owned()) };
+        db.replace_all(TextColumn::PluginMeta, &[change]).unwrap()
+    };
+    assert_eq!(replaced(&kek.id, "other", "new"), Some(kek.id.clone()));
+    assert_eq!(replaced("nobody", meta, "new"), Some("nobody".to_owned()));
+    assert_eq!(fingerprint(&path), before);
+    assert_eq!(replaced(&kek.id, meta, "new"), None);
+    assert_eq!(replaced(&kek.id, meta, "new"), Some(kek.id.clone()));
     assert_eq!(text(&path, "SELECT group_concat(updated_at) FROM kek_data"), updated);
-    assert!(db.replace_plugin_meta(&kek.id, "new", meta).unwrap());
-    assert_eq!(db.fingerprint().unwrap(), before);
+    assert_eq!(replaced(&kek.id, "new", meta), None);
+    assert_eq!(fingerprint(&path), before);
 }
 
 #[test]
@@ -438,15 +444,20 @@ fn a_transaction_is_all_or_nothing() {
     let mut db = open(&path);
     let before = db.fingerprint().unwrap();
     let rows = db.secret_rows().unwrap();
+    let change = |row: &SecretRow, new: Option<&str>| Change {
+        id: row.id.clone(),
+        old: row.kek_meta_extended.clone(),
+        new: new.map(str::to_owned),
+    };
     let failed: Result<(), Error> = db.transaction(|db| {
-        assert!(db.replace_kek_meta_extended(&rows[0].id, rows[0].kek_meta_extended.as_deref(), Some("{}"))?);
-        assert!(db.replace_kek_meta_extended(&rows[1].id, rows[1].kek_meta_extended.as_deref(), None)?);
+        let both = [change(&rows[0], Some("{}")), change(&rows[1], None)];
+        assert_eq!(db.replace_all(TextColumn::KekMetaExtended, &both)?, None);
         Err(Error::UnknownRevision("made up".to_owned()))
     });
     assert!(matches!(failed, Err(Error::UnknownRevision(_))));
     assert_eq!(db.fingerprint().unwrap(), before);
-    db.transaction(|db| db.replace_kek_meta_extended(&rows[0].id, rows[0].kek_meta_extended.as_deref(), Some("{}")))
-        .unwrap();
+    let one = [change(&rows[0], Some("{}"))];
+    assert_eq!(db.transaction(|db| db.replace_all(TextColumn::KekMetaExtended, &one)).unwrap(), None);
     assert_eq!(db.secret_rows().unwrap()[0].kek_meta_extended.as_deref(), Some("{}"));
     assert!(!format!("{:?}", rows[0]).contains(rows[0].cypher_text.as_deref().unwrap()));
 }

@@ -1,0 +1,237 @@
+//! Rows by pages and by batches, so that a million of them take no more memory than a page.
+//!
+//! A page is what follows the last key of the page before, in the server's own order: what comes after what is decided by the server alone, whose
+//! collation may be any. Rows that come or go meanwhile move no page.
+use std::collections::BTreeMap;
+
+use super::{Database, Dialect, Inner, KekRow, MetaRow, Result, SecretRow, rows::Row};
+
+/// How many rows a page has at most; payloads, which may be large, come by fewer.
+pub const PAGE: usize = 1000;
+const PAYLOADS: usize = 250;
+
+/// How many rows one UPDATE of a server changes: it looks through as many alternatives for each of them.
+const AT_ONCE: usize = 64;
+
+/// How far a table was read.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor {
+    /// The last keys, once there was a page.
+    last: Option<(String, String)>,
+    /// The last page is read.
+    done: bool,
+    /// The projects' column has its name of up to Juno.
+    tenant: bool,
+}
+
+impl Cursor {
+    /// Goes behind the rows of a page.
+    fn pass<T>(&mut self, rows: &[T], limit: usize, keys: impl Fn(&T) -> (String, String)) {
+        self.last = rows.last().map(keys);
+        self.done = rows.len() < limit;
+    }
+}
+
+/// A text column that is rewritten row by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextColumn {
+    /// `kek_data.plugin_meta`
+    PluginMeta,
+    /// `encrypted_data.kek_meta_extended`
+    KekMetaExtended,
+}
+
+impl TextColumn {
+    /// The table's name.
+    #[must_use]
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::PluginMeta => "kek_data",
+            Self::KekMetaExtended => "encrypted_data",
+        }
+    }
+
+    /// The column's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PluginMeta => "plugin_meta",
+            Self::KekMetaExtended => "kek_meta_extended",
+        }
+    }
+}
+
+/// A new value of one row, and the one that it takes the place of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The row.
+    pub id: String,
+    /// What it must hold.
+    pub old: Option<String>,
+    /// What it is to hold.
+    pub new: Option<String>,
+}
+
+/// `?, ?, ?`
+fn marks(count: usize) -> String {
+    vec!["?"; count].join(", ")
+}
+
+impl Database {
+    /// The next rows of `kek_data`, soft-deleted ones too; none at the end.
+    ///
+    /// # Errors
+    /// If they cannot be read, or a table or column is missing.
+    pub fn kek_page(&self, cursor: &mut Cursor) -> Result<Vec<KekRow>> {
+        if cursor.done {
+            return Ok(Vec::new());
+        }
+        let last = cursor.last.clone();
+        let from = if last.is_some() { "WHERE id > ?" } else { "" };
+        let id: Vec<Option<&str>> = last.iter().map(|(id, _)| Some(id.as_str())).collect();
+        let rows = self.keks(&format!("{from} ORDER BY id LIMIT {PAGE}"), &id, &mut cursor.tenant)?;
+        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
+        Ok(rows)
+    }
+
+    /// Whether a key was ever made for any row of `kek_data` of this plugin.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn has_bound_keks(&self, plugin: &str) -> Result<bool> {
+        let sql = "SELECT id FROM kek_data WHERE plugin_name = ? AND plugin_meta IS NOT NULL LIMIT 1";
+        let rows = self.rows(sql, &[Some(plugin)], &[("kek_data", &["id", "plugin_name", "plugin_meta"])])?;
+        Ok(!rows.is_empty())
+    }
+
+    /// The rows of `kek_data` with these ids; those that are not there are left out.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn keks_by_id(&self, ids: &[&str]) -> Result<Vec<KekRow>> {
+        let wanted: Vec<Option<&str>> = ids.iter().copied().map(Some).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.keks(&format!("WHERE id IN ({})", marks(ids.len())), &wanted, &mut false)
+    }
+
+    /// The next rows of `encrypted_data`, soft-deleted ones too, those under one KEK together; none at the end.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn secret_page(&self, cursor: &mut Cursor) -> Result<Vec<SecretRow>> {
+        if cursor.done {
+            return Ok(Vec::new());
+        }
+        let last = cursor.last.clone();
+        let (from, keys) = match &last {
+            None => {
+                // NULL would be behind every key, or before, as the server likes: such a row is refused as it is read.
+                self.secrets("WHERE e.kek_id IS NULL LIMIT 1", &[])?;
+                ("", Vec::new())
+            }
+            Some((kek, id)) => (
+                "WHERE e.kek_id >= ? AND (e.kek_id > ? OR e.id > ?)",
+                vec![Some(kek.as_str()), Some(kek.as_str()), Some(id.as_str())],
+            ),
+        };
+        let rows = self.secrets(&format!("{from} ORDER BY e.kek_id, e.id LIMIT {PAYLOADS}"), &keys)?;
+        cursor.pass(&rows, PAYLOADS, |row| (row.kek_id.clone(), row.id.clone()));
+        Ok(rows)
+    }
+
+    /// The rows of `encrypted_data` with these ids; those that are not there are left out.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn secrets_by_id(&self, ids: &[&str]) -> Result<Vec<SecretRow>> {
+        let wanted: Vec<Option<&str>> = ids.iter().copied().map(Some).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id", marks(ids.len())), &wanted)
+    }
+
+    /// The next rows of `encrypted_data` under KEKs of `plugin`, without their payloads; none at the end.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn meta_page(&self, plugin: &str, cursor: &mut Cursor) -> Result<Vec<MetaRow>> {
+        if cursor.done {
+            return Ok(Vec::new());
+        }
+        let last = cursor.last.clone();
+        let from = if last.is_some() { "AND e.id > ?" } else { "" };
+        let params: Vec<Option<&str>> =
+            [plugin].into_iter().chain(last.as_ref().map(|(id, _)| id.as_str())).map(Some).collect();
+        let sql = format!(
+            "SELECT e.id, e.secret_id, e.kek_meta_extended FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id \
+             WHERE k.plugin_name = ? {from} ORDER BY e.id LIMIT {PAGE}"
+        );
+        let needed: [(&str, &[&str]); 2] = [
+            ("kek_data", &["id", "plugin_name"]),
+            ("encrypted_data", &["id", "secret_id", "kek_id", "kek_meta_extended"]),
+        ];
+        let rows = self.rows(&sql, &params, &needed)?;
+        let rows: Vec<MetaRow> = rows.into_iter().map(|row| self.meta_row(row)).collect::<Result<_>>()?;
+        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
+        Ok(rows)
+    }
+
+    /// What the rows with these ids hold in a column; those that are not there are left out.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn values(&self, column: TextColumn, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let (table, name) = (column.table(), column.name());
+        let wanted: Vec<Option<&str>> = ids.iter().copied().map(Some).collect();
+        let sql = format!("SELECT id, {name} FROM {table} WHERE id IN ({})", marks(ids.len()));
+        let rows = self.rows(&sql, &wanted, &[(table, &["id", name])])?;
+        let pair = |row: Row| {
+            let mut row = row.into_iter();
+            Some((row.next().flatten()?, row.next().flatten()))
+        };
+        Ok(rows.into_iter().filter_map(pair).collect())
+    }
+
+    /// Replaces the values of many rows, each if it still is the old one, and says which row was not, if any: the caller's transaction is to be
+    /// rolled back then. `updated_at` stays as it is.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn replace_all(&mut self, column: TextColumn, changes: &[Change]) -> Result<Option<String>> {
+        let (table, name) = (column.table(), column.name());
+        let server = match &mut self.inner {
+            Inner::Sqlite(sqlite) => return sqlite.writing()?.replace_all(table, name, changes),
+            Inner::Server(server) => server,
+        };
+        let column_and = |value: &str| match server.wire.dialect() {
+            Dialect::Postgresql => format!("\"{name}\" IS NOT DISTINCT FROM {value}"),
+            // Byte by byte: a collation may take one text for another.
+            _ => format!("CAST(\"{name}\" AS BINARY) <=> CAST({value} AS BINARY)"),
+        };
+        for batch in changes.chunks(AT_ONCE) {
+            let case = format!("CASE id {}END", "WHEN ? THEN ? ".repeat(batch.len()));
+            let sql = format!(
+                "UPDATE \"{table}\" SET \"{name}\" = {case} WHERE id IN ({}) AND {}",
+                marks(batch.len()),
+                column_and(&case)
+            );
+            let ids = batch.iter().map(|change| Some(change.id.as_str()));
+            let new = batch.iter().flat_map(|change| [Some(change.id.as_str()), change.new.as_deref()]);
+            let old = batch.iter().flat_map(|change| [Some(change.id.as_str()), change.old.as_deref()]);
+            let params: Vec<Option<&str>> = new.chain(ids).chain(old).collect();
+            if server.wire.execute_with(&sql, &params)? != u64::try_from(batch.len()).unwrap_or_default() {
+                let ids: Vec<&str> = batch.iter().map(|change| change.id.as_str()).collect();
+                let now = self.values(column, &ids)?;
+                let other = batch.iter().find(|change| now.get(&change.id) != Some(&change.new));
+                return Ok(other.or(batch.first()).map(|change| change.id.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
