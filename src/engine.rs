@@ -11,9 +11,10 @@ use crate::db;
 use crate::deployment::{Host, Site};
 use crate::files::Root;
 use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
+use crate::kek::Survey;
 use crate::logging;
 use crate::plan::Plan;
-use crate::step::{Applied, Context, Observed, Step, Undo};
+use crate::step::{Applied, BASELINE, Context, Observed, Step, Undo};
 use crate::time;
 
 /// Set by SIGTERM and SIGINT: the run stops at the next border between two steps.
@@ -118,7 +119,14 @@ impl Run {
     ///
     /// # Errors
     /// If another run is open or at work, or something cannot be written; nothing is open then.
-    pub fn begin(root: &Root, lock: Lock, plan: Plan, baseline: &str, accepted: &[String], by: &str) -> Result<Self> {
+    pub fn begin(
+        root: &Root,
+        lock: Lock,
+        plan: Plan,
+        baseline: &Survey,
+        accepted: &[String],
+        by: &str,
+    ) -> Result<Self> {
         if let Some(open) = journal::current(root) {
             bail!("run {open} is open");
         }
@@ -131,7 +139,7 @@ impl Run {
         let directory = journal::run_directory(&id);
         root.make_directory(&directory.join("backup"), 0o700)?;
         root.write(&directory.join("plan.json"), &serde_json::to_vec_pretty(&plan)?, journal::private())?;
-        root.write(&directory.join("baseline.json"), baseline.as_bytes(), journal::private())?;
+        baseline.keep(root, &directory, BASELINE)?;
         root.write(&directory.join(ACCEPTED), &serde_json::to_vec(accepted)?, journal::private())?;
         root.write(&directory.join("backup/RESTORE.txt"), RESTORE.as_bytes(), journal::private())?;
         let (mut journal, _) = Journal::open(root, &directory)?;

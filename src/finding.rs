@@ -373,44 +373,74 @@ fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
             return;
         }
     };
-    unreadable(survey, all);
-    let total = |counts: &std::collections::BTreeMap<&str, crate::kek::Count>, name: &str| {
-        counts.get(name).map_or(0, |c| c.live + c.deleted)
-    };
+    if let Err(why) = unreadable(survey, all) {
+        all.push(Finding::fail("keys", format!("{why:#}")).remedy("mend that, then: keymgr-upgrade kek status"));
+    }
+    let total =
+        |counts: &BTreeMap<String, crate::kek::Count>, name: &str| counts.get(name).map_or(0, |count| count.all());
     let (keks, secrets) = (survey.kek_counts(), survey.secret_counts());
     let title =
-        format!("{} good, {} old, {} unreadable", total(&keks, "good"), total(&keks, "old"), survey.bad_keks().count());
+        format!("{} good, {} old, {} unreadable", total(keks, "good"), total(keks, "old"), survey.bad_kek_count());
     all.push(Finding::ok("keks", title));
-    all.push(Finding::ok("secrets", format!("{} of {} decrypt", total(&secrets, "proved"), survey.secrets.len())));
+    let tried: usize = secrets.values().map(|count| count.all()).sum();
+    all.push(Finding::ok("secrets", format!("{} of {tried} decrypt", total(secrets, "proved"))));
     not_proved(case, survey, all);
     mechanisms::judge(case, survey, all);
 }
 
 /// What cannot be read now cannot be proved to survive: a blocker to accept if live, less if nothing live is behind it.
-fn unreadable(survey: &Survey, all: &mut Vec<Finding>) {
-    let used = |kek: &str| survey.secrets.values().any(|s| s.kek_id == kek && !s.deleted);
-    let (mut live, mut idle) = (Vec::new(), Vec::new());
-    for (id, kek) in survey.bad_keks() {
-        let under = survey.bad_secrets().filter(|(_, s)| s.kek_id == *id).count();
-        let line = format!("KEK {id}, with {under} of the secrets: {}", kek.verdict);
-        if used(id) && !kek.deleted { live.push(line) } else { idle.push(line) }
-    }
-    for (id, secret) in survey.bad_secrets() {
-        if survey.bad_keks().any(|(kek, _)| *kek == secret.kek_id) {
-            // Said with its KEK.
-            continue;
+fn unreadable(survey: &Survey, all: &mut Vec<Finding>) -> anyhow::Result<()> {
+    let (mut live, mut idle) = (Lines::default(), Lines::default());
+    survey.each_bad_kek(|kek| {
+        let line = format!("KEK {}, with {} of the secrets: {}", kek.id, kek.under, kek.verdict);
+        if kek.used { live.push(line) } else { idle.push(line) }
+    })?;
+    survey.each_bad_secret(|secret| {
+        // The others are said with their KEK.
+        if !secret.under_bad {
+            let line = format!("secret {} (datum {}): {}", secret.secret_id, secret.id, secret.verdict);
+            if secret.deleted { idle.push(line) } else { live.push(line) }
         }
-        let line = format!("secret {} (datum {id}): {}", secret.secret_id, secret.verdict);
-        if secret.deleted { idle.push(line) } else { live.push(line) }
-    }
-    if !live.is_empty() {
-        let title = format!("KEKs or secrets in use cannot be read now ({})", live.len());
-        let finding = Finding::fail("unreadable", title).evidence(live).approvable();
+        Ok(true)
+    })?;
+    if live.count > 0 {
+        let title = format!("KEKs or secrets in use cannot be read now ({})", live.count);
+        let finding = Finding::fail("unreadable", title).evidence(live.evidence()).approvable();
         all.push(finding.remedy("find out why (kek verify); or accept it: keymgr-upgrade approve"));
     }
-    if !idle.is_empty() {
-        let title = format!("KEKs or secrets not in use cannot be read ({})", idle.len());
-        all.push(Finding::warn("unreadable-idle", title).evidence(idle));
+    if idle.count > 0 {
+        let title = format!("KEKs or secrets not in use cannot be read ({})", idle.count);
+        all.push(Finding::warn("unreadable-idle", title).evidence(idle.evidence()));
+    }
+    Ok(())
+}
+
+/// How many lines of evidence are kept; of the others their number and a digest, so that any other evidence is told from this.
+const MOST_LINES: usize = 1000;
+
+#[derive(Default)]
+struct Lines {
+    kept: Vec<String>,
+    count: usize,
+    others: String,
+}
+
+impl Lines {
+    fn push(&mut self, line: String) {
+        self.count += 1;
+        if self.kept.len() < MOST_LINES {
+            self.kept.push(line);
+        } else {
+            self.others = digest(format!("{}{line}", self.others).as_bytes());
+        }
+    }
+
+    fn evidence(mut self) -> Vec<String> {
+        if self.count > MOST_LINES {
+            let more = self.count - MOST_LINES;
+            self.kept.push(format!("and {more} more, of digest {}; kek verify lists them", self.others));
+        }
+        self.kept
     }
 }
 
@@ -425,8 +455,8 @@ fn hex_text(case: &Case<'_>, all: &mut Vec<Finding>) {
             facts.hex_text.iter().map(|(column, n)| format!("{column}: {n} {}", plural(*n, "row"))).collect();
         if let Ok(survey) = &case.deployment.survey {
             let count =
-                |counts: &BTreeMap<&str, crate::kek::Count>| counts.get("hex-text").copied().unwrap_or_default();
-            let (keks, secrets) = (count(&survey.kek_counts()), count(&survey.secret_counts()));
+                |counts: &BTreeMap<String, crate::kek::Count>| counts.get("hex-text").copied().unwrap_or_default();
+            let (keks, secrets) = (count(survey.kek_counts()), count(survey.secret_counts()));
             evidence.push(format!(
                 "decoded, {} KEKs and {} secrets decrypt ({} and {} of them soft-deleted)",
                 keks.live + keks.deleted,
@@ -458,11 +488,8 @@ fn on_python_3(case: &Case<'_>) -> bool {
 fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
     let mut evidence: Vec<String> =
         case.deployment.elsewhere.iter().map(|(plugin, n)| format!("{n} secrets in {plugin}")).collect();
-    let mut unchecked: BTreeMap<&str, u64> = BTreeMap::new();
-    for plugin in survey.secrets.values().filter(|s| !s.deleted).filter_map(|s| s.verdict.unchecked()) {
-        *unchecked.entry(plugin).or_default() += 1;
-    }
-    evidence.extend(unchecked.iter().map(|(plugin, n)| format!("{n} secrets under keys of {plugin}")));
+    let unchecked = survey.summary().unchecked.iter().filter(|(_, count)| count.live > 0);
+    evidence.extend(unchecked.map(|(plugin, count)| format!("{} secrets under keys of {plugin}", count.live)));
     if !evidence.is_empty() {
         let title = "secrets that this tool cannot read, and so cannot prove";
         let finding = Finding::warn("not-proved", title).evidence(evidence);

@@ -14,7 +14,7 @@ use crate::deployment::Recorded;
 use crate::hook::{self, Change, Hop, Packages, Told};
 use crate::ini::{Dialect, Document};
 use crate::journal::{self, RunState};
-use crate::kek::Survey;
+use crate::kek::Summary;
 use crate::options::{self, Conflict, Surroundings};
 use crate::paste;
 use crate::plan::Plan;
@@ -369,7 +369,7 @@ pub fn records(data: &[u8]) {
         same::<Plan>,
         same::<Step>,
         same::<Undo>,
-        same::<Survey>,
+        same::<Summary>,
         same::<Process>,
     ];
     let (choice, json) = choice(data);

@@ -6,7 +6,7 @@
 //!   current -> runs/20261122T0158Z    the open run; removed when it ends
 //!   runs/<id>/plan.json               what was decided, before anything is touched
 //!             plan-2.json             the second half, when it was planned again on the new code
-//!             baseline.json           what could be read before
+//!             baseline.json, .db      what could be read before
 //!             log                     what was done, for people
 //!             journal.jsonl           one record a line, each one write and one fdatasync
 //!             backup/

@@ -27,6 +27,7 @@ pub mod options;
 pub mod paste;
 pub mod plan;
 pub mod process;
+pub mod progress;
 pub mod release;
 pub mod request;
 pub mod settings;

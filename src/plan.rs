@@ -11,7 +11,7 @@ use crate::deployment::{Code, Deployment, Host, Site, leads_elsewhere, paste_dia
 use crate::files::{Root, digest};
 use crate::ini::Document;
 use crate::journal::{self, RunState};
-use crate::kek::{SecretVerdict, Survey};
+use crate::kek::Survey;
 use crate::options::{self, Conflict, Surroundings};
 use crate::paste::Rule;
 use crate::release::{Catalogue, Edit as OptionEditKind, OptionEdit, Release};
@@ -268,13 +268,7 @@ fn rows_to_change(deployment: &Deployment, steps: &[Step]) -> bool {
 /// The mechanism that decrypted most of the p11 secrets.
 #[must_use]
 pub fn proved_mechanism(survey: &Survey) -> Option<String> {
-    let mut counts: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
-    for entry in survey.secrets.values() {
-        if let SecretVerdict::Proved { mechanism: Some(mechanism) } = &entry.verdict {
-            *counts.entry(mechanism.to_string()).or_default() += 1;
-        }
-    }
-    counts.into_iter().max_by_key(|(_, n)| *n).map(|(name, _)| name)
+    survey.summary().mechanisms.iter().max_by_key(|(_, count)| count.all()).map(|(name, _)| name.clone())
 }
 
 /// The files as the way along `path` changes them, and the options that contradict each other.

@@ -30,6 +30,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::Progress;
 use crate::error::{Exit, Failure};
 use crate::finding::{Finding, Severity};
+use crate::progress;
 use crate::time;
 
 /// Width of the operator's screen.
@@ -233,10 +234,14 @@ impl Ui {
             Progress::Begin { index, total, step } => {
                 self.bar = self.spinner();
                 if let Some(bar) = &self.bar {
-                    bar.set_message(format!("{:>2}/{total} {}", index + 1, step.title()));
+                    let title = format!("{:>2}/{total} {}", index + 1, step.title());
+                    bar.set_message(title.clone());
+                    let bar = bar.clone();
+                    progress::show_on(Some(Box::new(move |words| bar.set_message(format!("{title}: {words}")))));
                 }
             }
             Progress::End { index, total, step, word, milliseconds, detail } => {
+                progress::show_on(None);
                 if let Some(bar) = self.bar.take() {
                     bar.finish_and_clear();
                 }

@@ -42,7 +42,7 @@ fn reach(site: &mut Site) -> Result<(), Error> {
         return Ok(());
     }
     let database = site.open(Access::ReadOnly)?;
-    let token = database.kek_rows().is_ok_and(|rows| rows.iter().any(|k| k.plugin_name == crate::kek::P11_CRYPTO));
+    let token = database.has_bound_keks(crate::kek::P11_CRYPTO).unwrap_or(false);
     drop(database);
     if token { site.reach_token() } else { Ok(()) }
 }

@@ -25,18 +25,17 @@ pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
     }
 }
 
-fn look(session: &Session) -> Result<(Deployment, Survey), Failure> {
-    let deployment = super::any_deployment(session, Depth::Full)?;
-    let survey = deployment.survey.clone().map_err(|why| Failure::new(Exit::Failed, anyhow!(why)))?;
-    Ok((deployment, survey))
+fn surveyed(deployment: &Deployment) -> Result<&Survey, Failure> {
+    deployment.survey.as_ref().map_err(|why| Failure::new(Exit::Failed, anyhow!(why.clone())))
 }
 
 fn all(count: Option<&Count>) -> usize {
-    count.map_or(0, |c| c.live + c.deleted)
+    count.map_or(0, |count| count.all())
 }
 
 fn show(session: &mut Session, secrets: bool) -> Outcome {
-    let (deployment, survey) = look(session)?;
+    let deployment = super::any_deployment(session, Depth::Full)?;
+    let survey = surveyed(&deployment)?;
     session.ui.set("changed", false);
     session.ui.set("keks", json!(survey.kek_counts()));
     session.ui.set("secrets", json!(survey.secret_counts()));
@@ -45,19 +44,20 @@ fn show(session: &mut Session, secrets: bool) -> Outcome {
     for (name, count) in survey.kek_counts() {
         session.ui.line(format!("  {name:12}{:>8}{:>14}", count.live, count.deleted));
     }
-    for (id, entry) in survey.bad_keks() {
+    survey.each_bad_kek(|kek| {
         bad += 1;
-        session.ui.paragraph(&format!("KEK {id} (project {}): {}", entry.project_id, entry.verdict), 2);
-    }
+        session.ui.paragraph(&format!("KEK {} (project {}): {}", kek.id, kek.project_id, kek.verdict), 2);
+    })?;
     if secrets {
         session.ui.line(format!("{:14}{:>8}{:>14}", "secrets", "live", "soft-deleted"));
         for (name, count) in survey.secret_counts() {
             session.ui.line(format!("  {name:12}{:>8}{:>14}", count.live, count.deleted));
         }
-        for (id, entry) in survey.bad_secrets() {
+        survey.each_bad_secret(|secret| {
             bad += 1;
-            session.ui.paragraph(&format!("secret {} (datum {id}): {}", entry.secret_id, entry.verdict), 2);
-        }
+            session.ui.paragraph(&format!("secret {} (datum {}): {}", secret.secret_id, secret.id, secret.verdict), 2);
+            Ok(true)
+        })?;
     }
     let hex = all(survey.kek_counts().get("hex-text")) + all(survey.secret_counts().get("hex-text"));
     if hex > 0 {
@@ -97,13 +97,14 @@ fn guard(deployment: &Deployment) -> Result<(), Failure> {
 
 fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, word: Word, yes: bool) -> Outcome {
     let lock = if dry_run { None } else { Some(session.lock_alone("kek migrate")?) };
-    let (mut deployment, survey) = look(session)?;
+    let mut deployment = super::any_deployment(session, Depth::Full)?;
+    let survey = surveyed(&deployment)?;
     if !dry_run {
         session.nothing_runs(&deployment.site)?;
     }
     let old = all(survey.kek_counts().get("old"));
     let without = deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
-    let bad = survey.bad_keks().count();
+    let bad = survey.bad_kek_count();
     session.ui.line(format!(
         "{} to sign anew, {} without their mechanism, {bad} unreadable",
         number(old, "KEK"),
@@ -134,7 +135,7 @@ fn migrate(session: &mut Session, dry_run: bool, accept_unreadable: bool, word: 
     let mut locks = Locks::of(lock, word);
     if locks.lock_database(&deployment.site, deployment.revision())? {
         // The baseline is of what the other run left.
-        (deployment, _) = look(session)?;
+        deployment = super::any_deployment(session, Depth::Full)?;
     }
     session.nobody_else(&deployment.site, word, true)?;
     let steps = vec![Step::ResignKeks, Step::RecordMechanism, Step::VerifyKeks, Step::VerifySecrets];

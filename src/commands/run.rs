@@ -18,6 +18,7 @@ use crate::engine::{self, Ended, Progress, Run};
 use crate::error::{Exit, Failure};
 use crate::finding::Severity;
 use crate::journal::{self, Lock, Phase, RunState};
+use crate::kek::Survey;
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
@@ -119,12 +120,9 @@ pub(super) fn begin(
     accepted: &[String],
     by: &str,
 ) -> Outcome {
-    let baseline = match &deployment.survey {
-        Ok(survey) => serde_json::to_string(survey).map_err(anyhow::Error::from)?,
-        Err(why) => return Err(Failure::new(Exit::Blocked, anyhow!(why.clone()))),
-    };
+    let baseline = deployment.survey.as_ref().map_err(|why| Failure::new(Exit::Blocked, anyhow!(why.clone())))?;
     engine::stop_at_step_borders().context("handling signals")?;
-    let mut run = Run::begin(&session.host.root, locks.host, plan, &baseline, accepted, by)?;
+    let mut run = Run::begin(&session.host.root, locks.host, plan, baseline, accepted, by)?;
     run.code_was_there = deployment.code.is(&run.plan.to);
     run.guard(locks.database, locks.word.writers_stopped, &session.by).map_err(|e| open(e.into()))?;
     // The operator's word is for one run.
@@ -386,7 +384,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     let Some(code) = run.plan.code() else { return Ok(()) };
     let catalogue = Catalogue::embedded()?;
     let from = catalogue.by_id(&run.plan.from).context("the run comes from no known release")?;
-    let baseline = session.host.root.read_json(&run.directory.join(BASELINE))?;
+    let baseline = Survey::kept(&session.host.root, &run.directory, BASELINE)?;
     let mut deployment = Deployment::look_in_run(&session.host, from, baseline)?;
     // What ran before is what the first half recorded, not what runs now.
     let ran = |s: &Step| if let Step::StartUnits { units } = s { Some(units.clone()) } else { None };

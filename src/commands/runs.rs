@@ -7,7 +7,7 @@ use crate::db::{Access, Ledger};
 use crate::deployment::{Site, record_path, recorded};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Phase, RunState};
-use crate::kek::Survey;
+use crate::kek::Summary;
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::step::{BASELINE, proved};
@@ -52,8 +52,8 @@ pub(super) fn phase(state: &RunState) -> &'static str {
 
 /// What the run knew to be readable when it began.
 pub(super) fn baseline(session: &Session, id: &str) -> Option<String> {
-    let path = journal::run_directory(id).join(BASELINE);
-    session.host.root.read_json::<Survey>(&path).ok().map(|s| proved(&s))
+    let path = journal::run_directory(id).join(format!("{BASELINE}.json"));
+    session.host.root.read_json::<Summary>(&path).ok().map(|s| proved(&s))
 }
 
 /// The release after this one.

@@ -24,40 +24,63 @@ use crate::crash;
 
 impl Sqlite {
     pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
-        // Under its own name only when it is whole: a crash leaves nothing that looks like a backup.
-        let partial = partial(path);
-        remove(&partial)?;
-        remove_companions(&partial)?;
-        let digest = self.backup_through(&partial, path);
-        if digest.is_err() {
-            // A disk that was too small for the backup needs the room. The error that matters is the first one.
-            let _ = remove(&partial).and_then(|()| remove_companions(&partial));
-        }
-        digest
+        copy_to(&self.conn, &self.path, path, ["backup begun", "backup filled"], fingerprint)
     }
+}
 
-    fn backup_through(&self, partial: &Path, path: &Path) -> Result<String> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial);
-        let file = file.map_err(|e| error::io(partial, "cannot be created", e))?;
-        crash::point("backup begun");
-        let mut copy = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
-        copy_all(&self.conn, &mut copy).map_err(|e| {
-            let error = error::sqlite(partial, "cannot be written", e);
-            // Only the source can be in use by others.
-            if matches!(error, Error::Locked { .. }) { Error::Locked { path: self.path.clone() } } else { error }
-        })?;
-        let digest = fingerprint(&copy).map_err(|e| error::sqlite(partial, "cannot be read back", e))?;
-        copy.close().map_err(|(_, e)| error::sqlite(partial, "cannot be closed", e))?;
-        remove_companions(partial)?;
-        crash::point("backup filled");
-        file.sync_all().map_err(|e| error::io(partial, "cannot be synced", e))?;
-        // What an older backup of this name left behind must not be taken for part of this one.
-        remove_companions(path)?;
-        #[expect(clippy::disallowed_methods, reason = "file and directory are synced here")]
-        fs::rename(partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
-        sync_directory(path)?;
-        Ok(digest)
+/// Copies a database of our own to `path`, as [`Sqlite::backup_to`] does.
+pub(super) fn keep(conn: &Connection, path: &Path) -> Result<()> {
+    copy_to(conn, path, path, ["states begun", "states filled"], |_| Ok(()))
+}
+
+/// Copies the database that is open from `source`, and returns what `look` sees in the copy. `points` are crash points.
+fn copy_to<T>(
+    conn: &Connection,
+    source: &Path,
+    path: &Path,
+    points: [&str; 2],
+    look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T> {
+    // Under its own name only when it is whole: a crash leaves nothing that looks like a backup.
+    let partial = partial(path);
+    remove(&partial)?;
+    remove_companions(&partial)?;
+    let seen = copy_through(conn, source, &partial, path, points, look);
+    if seen.is_err() {
+        // A disk that was too small for the backup needs the room. The error that matters is the first one.
+        let _ = remove(&partial).and_then(|()| remove_companions(&partial));
     }
+    seen
+}
+
+fn copy_through<T>(
+    conn: &Connection,
+    source: &Path,
+    partial: &Path,
+    path: &Path,
+    [begun, filled]: [&str; 2],
+    look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(partial);
+    let file = file.map_err(|e| error::io(partial, "cannot be created", e))?;
+    crash::point(begun);
+    let mut copy = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE, Duration::ZERO)?;
+    copy_all(conn, &mut copy).map_err(|e| {
+        let error = error::sqlite(partial, "cannot be written", e);
+        // Only the source can be in use by others.
+        if matches!(error, Error::Locked { .. }) { Error::Locked { path: source.to_owned() } } else { error }
+    })?;
+    let seen = look(&copy).map_err(|e| error::sqlite(partial, "cannot be read back", e))?;
+    copy.close().map_err(|(_, e)| error::sqlite(partial, "cannot be closed", e))?;
+    remove_companions(partial)?;
+    crash::point(filled);
+    file.sync_all().map_err(|e| error::io(partial, "cannot be synced", e))?;
+    // What an older backup of this name left behind must not be taken for part of this one.
+    remove_companions(path)?;
+    #[expect(clippy::disallowed_methods, reason = "file and directory are synced here")]
+    fs::rename(partial, path).map_err(|e| error::io(path, "cannot be put in place", e))?;
+    sync_directory(path)?;
+    Ok(seen)
 }
 
 /// Restores `backup` into the file `path` that is there, in one SQLite transaction. The inode stays, so that
@@ -122,7 +145,7 @@ fn copy_pieces(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// Opens a backup so that reading it leaves no trace beside it, also where the database was in WAL mode.
-fn open_backup(backup: &Path) -> Result<Connection> {
+pub(super) fn open_backup(backup: &Path) -> Result<Connection> {
     if !backup.is_file() {
         return Err(Error::Missing { path: backup.to_owned() });
     }

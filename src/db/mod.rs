@@ -23,6 +23,7 @@ mod rows;
 mod server;
 mod shape;
 mod sqlite;
+mod states;
 mod url;
 mod wire;
 mod writers;
@@ -44,6 +45,7 @@ pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use server::Kept;
 pub use pages::{Change, Cursor, PAGE, TextColumn};
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
+pub use states::{Kind, State, States, Which};
 pub use url::{Dialect, Url};
 pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
 

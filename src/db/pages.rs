@@ -104,6 +104,16 @@ impl Database {
         Ok(!rows.is_empty())
     }
 
+    /// How many rows of `kek_data` each plugin has.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn plugin_counts(&self) -> Result<BTreeMap<String, u64>> {
+        let sql = "SELECT plugin_name, count(*) FROM kek_data GROUP BY plugin_name";
+        let rows = self.rows(sql, &[], &[("kek_data", &["plugin_name"])])?;
+        rows.into_iter().map(|row| self.counted(row)).collect()
+    }
+
     /// The rows of `kek_data` with these ids; those that are not there are left out.
     ///
     /// # Errors
@@ -177,6 +187,12 @@ impl Database {
         let rows: Vec<MetaRow> = rows.into_iter().map(|row| self.meta_row(row)).collect::<Result<_>>()?;
         cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
         Ok(rows)
+    }
+
+    /// How many rows the column's table has; none where that cannot be told.
+    #[must_use]
+    pub fn rows_of(&self, column: TextColumn) -> Option<u64> {
+        self.count(&format!("SELECT count(*) FROM {}", column.table()), column.table()).ok()
     }
 
     /// What the rows with these ids hold in a column; those that are not there are left out.

@@ -105,6 +105,12 @@ impl Database {
         rows.into_iter().map(|row| self.secret_row(row)).collect()
     }
 
+    /// A name and its number.
+    pub(super) fn counted(&self, row: Row) -> Result<(String, u64)> {
+        let mut values = Values { row: row.into_iter(), of: self, table: "kek_data" };
+        Ok((values.text()?, values.number()?))
+    }
+
     pub(super) fn meta_row(&self, row: Row) -> Result<MetaRow> {
         let mut values = Values { row: row.into_iter(), of: self, table: "encrypted_data" };
         Ok(MetaRow { id: values.text()?, secret_id: values.text()?, kek_meta_extended: values.optional() })

@@ -8,9 +8,9 @@ use anyhow::Result;
 use super::site::{IN_DATABASE, boolean};
 use super::{Code, Host, Site, discover};
 use crate::config::{Config, File, is_secret};
-use crate::db::{self, Access, Database};
+use crate::db::{self, Access, Cursor, Database};
 use crate::ini::Dialect;
-use crate::kek::P11_CRYPTO;
+use crate::kek::{P11_CRYPTO, recorded_mechanism};
 use crate::paste;
 use crate::release::{self, Facts, OptionFact, OptionName, SiteFile};
 
@@ -60,22 +60,22 @@ pub(super) fn gather(
 }
 
 fn rows(database: &Database, facts: &mut Facts, elsewhere: &mut BTreeMap<String, u64>) -> Result<()> {
-    let mut plugins: BTreeMap<String, u64> = BTreeMap::new();
-    let keks = database.kek_rows()?;
-    for kek in &keks {
-        *plugins.entry(kek.plugin_name.clone()).or_default() += 1;
-    }
+    let mut plugins = database.plugin_counts()?;
     for store in database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE) {
         *plugins.entry(store.plugin_name.clone()).or_default() += store.live + store.deleted;
         elsewhere.insert(store.plugin_name, store.live);
     }
-    let p11: BTreeSet<&str> = keks.iter().filter(|k| k.plugin_name == P11_CRYPTO).map(|k| k.id.as_str()).collect();
     let mut mechanisms: BTreeMap<String, u64> = BTreeMap::new();
-    for secret in database.secret_rows()?.iter().filter(|s| p11.contains(s.kek_id.as_str())) {
-        let meta: Option<serde_json::Value> =
-            secret.kek_meta_extended.as_deref().and_then(|m| serde_json::from_str(m).ok());
-        let name = meta.as_ref().and_then(|m| m.get("mechanism")?.as_str()).unwrap_or_default();
-        *mechanisms.entry(name.to_owned()).or_default() += 1;
+    let mut cursor = Cursor::default();
+    loop {
+        let page = database.meta_page(P11_CRYPTO, &mut cursor)?;
+        if page.is_empty() {
+            break;
+        }
+        for row in page {
+            let name = recorded_mechanism(row.kek_meta_extended.as_deref()).unwrap_or_default();
+            *mechanisms.entry(name).or_default() += 1;
+        }
     }
     facts.certificate_orders = Some(database.certificate_orders()?);
     facts.plugin_rows = Some(plugins);

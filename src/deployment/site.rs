@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
-use crate::kek::{Keys, SimpleKeys, Survey, survey};
+use crate::kek::{Keys, SimpleKeys, Survey};
 use crate::release::Release;
 use crate::settings::Settings;
 use crate::systemd::{self, Systemd};
@@ -371,10 +371,8 @@ impl Site {
     /// If the database or the token cannot be used.
     pub fn survey(&mut self) -> Result<Survey> {
         let database = self.open(Access::ReadOnly)?;
-        let keks = database.kek_rows()?;
-        let secrets = database.secret_rows()?;
         let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
-        survey(&keks, &secrets, self.keys(needs_token)?)
+        Survey::of(&database, self.keys(needs_token)?)
     }
 }
 

@@ -2,22 +2,15 @@
 
 use super::{Case, Finding};
 use crate::deployment::read_mechanism;
-use crate::kek::{SecretVerdict, Survey};
+use crate::kek::Survey;
 
 /// One service reads p11 secrets under one mechanism only, the configured one (7.0.0 and later).
 pub(super) fn judge(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
     if !case.to.order_at_least("rocky") {
         return;
     }
-    let live = survey.secrets.values().filter(|s| !s.deleted);
-    let mut names: Vec<String> = live
-        .filter_map(|s| match &s.verdict {
-            SecretVerdict::Proved { mechanism: Some(m) } => Some(m.to_string()),
-            _ => None,
-        })
-        .collect();
-    names.sort();
-    names.dedup();
+    let live = survey.summary().mechanisms.iter().filter(|(_, count)| count.live > 0);
+    let names: Vec<String> = live.map(|(name, _)| name.clone()).collect();
     match (names.as_slice(), case.draft) {
         ([_, _, ..], _) => {
             let title = "p11 secrets are under more than one mechanism; Barbican reads only the configured one";

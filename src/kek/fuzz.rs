@@ -4,7 +4,7 @@ use secrecy::SecretString;
 
 use super::meta::{KekMeta, SecretMeta, decode_base64};
 use super::{Keys, P11_CRYPTO, SIMPLE_CRYPTO, SimpleKeys, survey as look};
-use crate::db::{KekRow, SecretRow, decode_hex_text};
+use crate::db::{KekRow, MetaRow, SecretRow, decode_hex_text};
 use crate::hsm::DataMechanism;
 
 /// Either JSON text of p11_crypto: what we change of it is all that changes.
@@ -59,12 +59,16 @@ pub(crate) fn survey(data: &[u8]) {
     let simple = SimpleKeys::new(vec![key]).expect("a key");
     let mut keys = Keys { hsm: None, simple: Some(simple), candidates: vec![DataMechanism::AesCbc] };
     let seen = look(std::slice::from_ref(&kek), std::slice::from_ref(&secret), &mut keys).expect("no token is asked");
-    assert_eq!((seen.keks.len(), seen.secrets.len()), (1, 1), "every row is told of");
-    assert!(seen.lost_since(&seen).is_empty(), "what is the same is not lost");
-    let _ = (seen.kek_counts(), seen.secret_counts(), seen.bad_keks().count(), seen.bad_secrets().count());
-    let words = format!("{:?}", seen.secrets.values().map(|entry| entry.verdict.to_string()).collect::<Vec<_>>());
+    let (keks, secrets) = (seen.find_keks(&["k"]).expect("it is read"), seen.find_secrets(&["e"]).expect("it is read"));
+    assert_eq!((keks.len(), secrets.len()), (1, 1), "every row is told of");
+    let counts = (seen.kek_counts().len(), seen.secret_counts().len());
+    assert_eq!(counts, (1, 1), "every row is counted");
+    assert_eq!(seen.lost_since(&seen).expect("it is read"), (0, Vec::new()), "what is the same is not lost");
+    seen.each_bad_kek(drop).and_then(|()| seen.each_bad_secret(|_| Ok(true))).expect("it is read");
+    let words = format!("{:?}", secrets.values().map(ToString::to_string).collect::<Vec<_>>());
     // Shown with `--verbose`: nothing of the ciphertext may be in it.
     let shown = secret.cypher_text.as_deref().filter(|text| text.len() > 12).is_some_and(|text| words.contains(text));
     assert!(!shown, "{words}");
-    let _ = super::with_mechanism(&secret, DataMechanism::AesGcm);
+    let SecretRow { id, secret_id, kek_meta_extended, .. } = secret;
+    let _ = super::with_mechanism(&MetaRow { id, secret_id, kek_meta_extended }, DataMechanism::AesGcm);
 }

@@ -1,9 +1,8 @@
-//! Rows that are hexadecimal text, surveyed as what they stand for.
+//! Rows that are hexadecimal text, judged as what they stand for.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
-use super::{SecretVerdict, Survey, Verdict};
+use super::{SecretVerdict, Verdict};
 use crate::db::{KekRow, SecretRow, decode_hex_text, is_hex_text};
 
 /// The rows with hexadecimal text decoded where that is possible.
@@ -33,41 +32,37 @@ fn plain<T: Clone>(
     plain
 }
 
-/// Says of the rows of a survey which are hexadecimal text: what is sound when decoded, and what is not even then.
-pub(super) fn mark(survey: &mut Survey, keks: &[KekRow], secrets: &[SecretRow]) {
-    let mut under: BTreeSet<&str> = BTreeSet::new();
-    for row in keks {
-        let Some(text) = row.plugin_meta.as_deref().filter(|t| is_hex_text(t)) else { continue };
-        under.insert(&row.id);
-        if let Some(entry) = survey.keks.get_mut(&row.id) {
-            mark_kek(&mut entry.verdict, text);
-        }
-    }
-    for row in secrets {
-        let text = row.cypher_text.as_deref().filter(|t| is_hex_text(t));
-        if text.is_none() && !under.contains(row.kek_id.as_str()) {
-            continue;
-        }
-        if let Some(entry) = survey.secrets.get_mut(&row.id) {
-            mark_secret(&mut entry.verdict, text);
-        }
+/// Says of a KEK that is hexadecimal text whether it is sound when decoded.
+pub(super) fn mark_kek(verdict: &mut Verdict, row: &KekRow) {
+    if let Some(text) = row.plugin_meta.as_deref().filter(|text| is_hex_text(text)) {
+        mark(verdict, text);
     }
 }
 
-fn mark_kek(verdict: &mut Verdict, text: &str) {
-    match (&mut *verdict, decode_hex_text(text)) {
-        (Verdict::Good | Verdict::Old, _) => *verdict = Verdict::HexText,
-        (Verdict::Malformed { why }, Err(damage)) => *why = format!("plugin_meta {damage}"),
-        (Verdict::Malformed { why } | Verdict::Unreadable { why }, Ok(_)) => *why = decoded(why),
-        _ => {}
+/// The same of a secret, or of one whose KEK is (`under`).
+pub(super) fn mark_secret(verdict: &mut SecretVerdict, row: &SecretRow, under: bool) {
+    let text = row.cypher_text.as_deref().filter(|text| is_hex_text(text));
+    if text.is_none() && !under {
+        return;
     }
-}
-
-fn mark_secret(verdict: &mut SecretVerdict, text: Option<&str>) {
     match (&mut *verdict, text.map(decode_hex_text)) {
         (SecretVerdict::Proved { .. }, _) => *verdict = SecretVerdict::HexText,
         (SecretVerdict::Unreadable { why }, Some(Err(damage))) => *why = format!("cypher_text {damage}"),
         (SecretVerdict::Unreadable { why }, Some(Ok(_))) => *why = decoded(why),
+        _ => {}
+    }
+}
+
+/// Whether a KEK is hexadecimal text.
+pub(super) fn is_hex(row: &KekRow) -> bool {
+    row.plugin_meta.as_deref().is_some_and(is_hex_text)
+}
+
+fn mark(verdict: &mut Verdict, text: &str) {
+    match (&mut *verdict, decode_hex_text(text)) {
+        (Verdict::Good | Verdict::Old, _) => *verdict = Verdict::HexText,
+        (Verdict::Malformed { why }, Err(damage)) => *why = format!("plugin_meta {damage}"),
+        (Verdict::Malformed { why } | Verdict::Unreadable { why }, Ok(_)) => *why = decoded(why),
         _ => {}
     }
 }

@@ -25,10 +25,10 @@ use self::{
 };
 pub use self::{
     simple::SimpleKeys,
-    survey::{Count, KekEntry, Lost, SecretEntry, Survey, survey},
+    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, secret_keks, survey},
 };
 use crate::{
-    db::{KekRow, SecretRow, is_hex_text},
+    db::{KekRow, MetaRow, SecretRow, is_hex_text},
     hsm::{self, Ciphertext, DataMechanism, Fit, HmacMechanism, Hsm, Proof, Signature},
 };
 
@@ -139,6 +139,17 @@ impl Verdict {
     pub fn is_sound(&self) -> bool {
         matches!(self, Self::Good | Self::Old)
     }
+
+    /// Barbican cannot use the key, and no repair is known.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::KeyMissing { .. } | Self::Malformed { .. } | Self::Icehouse => true,
+            Self::Good | Self::Old | Self::HexText | Self::Unbound | Self::NotOurs { .. } | Self::NotChecked { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// For people: the state, and why. Never a value of the row.
@@ -194,6 +205,21 @@ impl SecretVerdict {
             Self::HexText => "hex-text",
             Self::KeyMissing { .. } => "key-missing",
             Self::NotChecked { .. } => "not-checked",
+        }
+    }
+
+    /// It was decrypted.
+    #[must_use]
+    pub fn is_proved(&self) -> bool {
+        matches!(self, Self::Proved { .. })
+    }
+
+    /// It cannot be read, and no repair is known.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        match self {
+            Self::Unreadable { .. } | Self::KeyMissing { .. } => true,
+            Self::Proved { .. } | Self::HexText | Self::NotChecked { .. } => false,
         }
     }
 
@@ -463,7 +489,7 @@ fn p11_payload(
 ///
 /// # Errors
 /// The text is not what p11_crypto writes.
-pub fn with_mechanism(secret: &SecretRow, mechanism: DataMechanism) -> Result<Option<String>> {
+pub fn with_mechanism(secret: &MetaRow, mechanism: DataMechanism) -> Result<Option<String>> {
     let of = || format!("kek_meta_extended of encrypted datum {}", secret.id);
     let text = secret.kek_meta_extended.as_deref().with_context(|| format!("{} is null", of()))?;
     let meta = SecretMeta::parse(text).map_err(|why| anyhow::anyhow!("{}: {why}", of()))?;
@@ -471,4 +497,11 @@ pub fn with_mechanism(secret: &SecretRow, mechanism: DataMechanism) -> Result<Op
         return Ok(None);
     }
     meta.with_mechanism(mechanism).map(Some).with_context(of)
+}
+
+/// The mechanism that the `kek_meta_extended` of a p11 secret names; `None` if it names none.
+#[must_use]
+pub fn recorded_mechanism(kek_meta_extended: Option<&str>) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_str(kek_meta_extended?).ok()?;
+    Some(value.get("mechanism")?.as_str()?.to_owned())
 }

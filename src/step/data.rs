@@ -1,4 +1,4 @@
-//! Steps on rows: KEK signatures, the mechanism of p11 secrets, and the proofs that nothing is lost.
+//! Steps on keys: their signatures, and the proofs that nothing is lost.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -8,24 +8,19 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::kept::{self, Kept};
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{Access, Change, Cursor, Database, KekRow, PAGE, SecretRow, TextColumn};
-use crate::hsm::DataMechanism;
-use crate::kek::{self, Judged, Keys, Lost, P11_CRYPTO, SecretVerdict, Survey, Verdict};
+use crate::db::{Access, Change, Cursor, Database, KekRow, MetaRow, TextColumn};
+use crate::kek::{
+    self, Count, Judged, Keys, Lost, P11_CRYPTO, SecretVerdict, Summary, Survey, Verdict, recorded_mechanism,
+};
+use crate::progress::Pace;
 
 /// The old signatures of KEKs.
 pub const KEKS: &str = "backup/keks.jsonl";
-const MECHANISMS: &str = "backup/mechanisms.jsonl";
-/// The survey taken before anything was touched.
-pub const BASELINE: &str = "baseline.json";
+/// The survey taken before anything was touched: `baseline.json` and `baseline.db`.
+pub const BASELINE: &str = "baseline";
 
 pub(super) fn baseline(context: &Context<'_>) -> Result<Survey> {
-    context.root().read_json(&context.file(BASELINE))
-}
-
-fn p11_rows(database: &Database) -> Result<Vec<KekRow>> {
-    let mut rows = database.kek_rows()?;
-    rows.retain(|r| r.plugin_name == P11_CRYPTO);
-    Ok(rows)
+    Survey::kept(context.root(), &context.directory, BASELINE)
 }
 
 /// The next p11 KEKs; none at the end.
@@ -51,7 +46,7 @@ fn each_page(
 ) -> Result<()> {
     let mut cursor = Cursor::default();
     let mut page = p11_page(database, &mut cursor)?;
-    let mut judged = Vec::new();
+    let (mut judged, mut pace) = (Vec::new(), Pace::begin());
     while !page.is_empty() || !judged.is_empty() {
         let (asked, done) = thread::scope(|scope| {
             let asked = scope.spawn(|| kek::judge_signed(&page, keys));
@@ -67,6 +62,7 @@ fn each_page(
             return Ok(());
         }
         let asked = asked.map_err(|_| anyhow!("the token could not be asked"))??;
+        pace.add(asked.len(), || database.rows_of(TextColumn::PluginMeta));
         judged = std::mem::replace(&mut page, next).into_iter().zip(asked).collect();
     }
     Ok(())
@@ -161,104 +157,32 @@ pub(super) fn restore_keks(context: &mut Context<'_>, file: &str) -> Result<bool
     })
 }
 
-/// The mechanism that a p11 secret's record names; `None` if it names none.
-fn recorded_mechanism(row: &SecretRow) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(row.kek_meta_extended.as_deref()?).ok()?;
-    Some(value.get("mechanism")?.as_str()?.to_owned())
-}
-
-/// The p11 secrets that name no mechanism.
-struct Nameless {
-    /// Those that a decryption told the mechanism of.
-    told: Vec<(SecretRow, DataMechanism)>,
-    /// How many no decryption tells.
-    not_told: usize,
-    /// How many p11 secrets there are in all.
-    all: usize,
-}
-
-fn nameless(context: &mut Context<'_>) -> Result<Nameless> {
-    let database = context.site.open(Access::ReadOnly)?;
-    let keks: BTreeMap<String, KekRow> = p11_rows(&database)?.into_iter().map(|k| (k.id.clone(), k)).collect();
-    let rows: Vec<SecretRow> = database.secret_rows()?.into_iter().filter(|s| keks.contains_key(&s.kek_id)).collect();
-    let all = rows.len();
-    let without: Vec<SecretRow> = rows.into_iter().filter(|r| recorded_mechanism(r).is_none()).collect();
-    if without.is_empty() {
-        return Ok(Nameless { told: Vec::new(), not_told: 0, all });
-    }
-    let keks: Vec<KekRow> = keks.into_values().collect();
-    let survey = kek::survey(&keks, &without, context.site.keys(true)?)?;
-    let (mut told, mut not_told) = (Vec::new(), 0);
-    for row in without {
-        match survey.secrets.get(&row.id).map(|entry| &entry.verdict) {
-            Some(SecretVerdict::Proved { mechanism: Some(mechanism) }) => told.push((row, *mechanism)),
-            _ => not_told += 1,
-        }
-    }
-    Ok(Nameless { told, not_told, all })
-}
-
-pub(super) fn observe_mechanisms(context: &mut Context<'_>) -> Result<Observed> {
-    let Nameless { told, not_told, all } = nameless(context)?;
-    if !told.is_empty() {
-        return Ok(Observed::Before);
-    }
-    let unread = if not_told == 0 { String::new() } else { format!(", {not_told} unreadable ones left alone") };
-    Ok(Observed::After(format!("{} of {all} secrets{unread}", all - not_told)))
-}
-
-pub(super) fn prepare_mechanisms(context: &mut Context<'_>) -> Result<Undo> {
-    kept::begin(context, MECHANISMS, TextColumn::KekMetaExtended)
-}
-
-/// Writes the mechanism into each secret that a decryption proved it for.
-pub(super) fn record_mechanisms(context: &mut Context<'_>) -> Result<()> {
-    let mut kept = Kept::reopen(context, MECHANISMS, TextColumn::KekMetaExtended)?;
-    let mut changes = Vec::new();
-    for (row, mechanism) in nameless(context)?.told {
-        if let Some(new) = kek::with_mechanism(&row, mechanism)? {
-            changes.push(Change { id: row.id, old: row.kek_meta_extended, new: Some(new) });
-        }
-    }
-    let mut database = context.site.open(Access::ReadWrite)?;
-    for batch in changes.chunks(PAGE) {
-        crash::point("mechanism told");
-        kept.keep(batch)?;
-        database.transaction(|database| kept::replace(database, TextColumn::KekMetaExtended, batch))?;
-    }
-    Ok(())
-}
-
-pub(super) fn restore_mechanisms(context: &mut Context<'_>, file: &str) -> Result<bool> {
-    kept::restore(context, file, TextColumn::KekMetaExtended, |old, now| {
-        let mut value: serde_json::Value = serde_json::from_str(now.unwrap_or_default())?;
-        value.as_object_mut().context("not a JSON object")?.remove("mechanism");
-        Ok(value == serde_json::from_str::<serde_json::Value>(old.unwrap_or_default())?)
-    })
-}
-
 pub(super) fn verify_keks(context: &mut Context<'_>) -> Result<Observed> {
     let baseline = baseline(context)?;
     let expected_old = context.to_before("mitaka")?;
     let (mut database, keys) = open(context, Access::ReadOnly)?;
     let (mut tally, mut foreign) = (Tally::default(), None);
     each_page(&mut database, keys, |_, page| {
-        for (row, Judged { verdict, .. }) in &page {
-            tally.add(verdict);
-            let was = baseline.keks.get(&row.id).map(|k| &k.verdict);
-            let fine = *verdict == Verdict::Good
-                || (*verdict == Verdict::Old && expected_old)
-                || was.is_some_and(|was| !was.is_sound())
-                || was.is_none() && matches!(verdict, Verdict::Unbound);
-            if !fine && foreign.is_none() {
-                foreign = Some(format!(
-                    "KEK {} is {}; it was {} before: services stay held; `keymgr-upgrade kek status --verbose` lists them",
-                    row.id,
-                    verdict.name(),
-                    was.map_or("unknown", Verdict::name)
-                ));
+        let mut others = Vec::new();
+        for (row, judged) in &page {
+            tally.add(&judged.verdict);
+            if !(judged.verdict == Verdict::Good || judged.verdict == Verdict::Old && expected_old) {
+                others.push((row.id.as_str(), &judged.verdict));
             }
         }
+        let known = baseline.find_keks(&others.iter().map(|(id, _)| *id).collect::<Vec<_>>())?;
+        foreign = others.into_iter().find_map(|(id, verdict)| {
+            let was = known.get(id);
+            let fine =
+                was.is_some_and(|was| !was.is_sound()) || was.is_none() && matches!(verdict, Verdict::Unbound);
+            (!fine).then(|| {
+                format!(
+                    "KEK {id} is {}; it was {} before: services stay held; `keymgr-upgrade kek status --verbose` lists them",
+                    verdict.name(),
+                    was.map_or("unknown", Verdict::name)
+                )
+            })
+        });
         Ok(foreign.is_none())
     })?;
     Ok(foreign.map_or_else(|| Observed::After(tally.to_string()), Observed::Foreign))
@@ -270,22 +194,26 @@ pub(super) fn verify_secrets(context: &mut Context<'_>) -> Result<Observed> {
     let baseline = baseline(context)?;
     context.reload_as_target()?;
     let now = context.site.survey()?;
-    let lost = now.lost_since(&baseline);
+    let (count, lost) = now.lost_since(&baseline)?;
     if let Some(first) = lost.first() {
         let first = match first {
             Lost::Kek { id, .. } => format!("KEK {id}"),
             Lost::Secret { secret_id, .. } => format!("secret {secret_id}"),
         };
         return Ok(Observed::Foreign(format!(
-            "{} readable before cannot be read any more, {first} among them: services stay held; roll back",
-            lost.len()
+            "{count} readable before cannot be read any more, {first} among them: services stay held; roll back"
         )));
     }
-    let fresh = |id: &str| !baseline.secrets.contains_key(id);
-    if let Some((_, entry)) = now.bad_secrets().find(|(id, _)| fresh(id)) {
+    let mut fresh = None;
+    now.each_bad_secret(|bad| {
+        if baseline.find_secrets(&[&bad.id])?.is_empty() {
+            fresh = Some(bad.secret_id);
+        }
+        Ok(fresh.is_none())
+    })?;
+    if let Some(secret) = fresh {
         return Ok(Observed::Foreign(format!(
-            "secret {} came while the run was under way, and cannot be read: services stay held; find out who wrote it",
-            entry.secret_id
+            "secret {secret} came while the run was under way, and cannot be read: services stay held; find out who wrote it"
         )));
     }
     if !context.to.is_empty()
@@ -294,52 +222,59 @@ pub(super) fn verify_secrets(context: &mut Context<'_>) -> Result<Observed> {
     {
         return Ok(Observed::Foreign(problem));
     }
-    Ok(Observed::After(proved(&now)))
+    Ok(Observed::After(proved(now.summary())))
 }
 
 /// Readers from 7.0.0 on demand a recorded mechanism, and build the call from the configured one.
 fn mechanism_problem(context: &mut Context<'_>, baseline: &Survey) -> Result<Option<String>> {
     let configured = context.configured_mechanism()?;
     let database = context.site.open(Access::ReadOnly)?;
-    let keks: Vec<String> = p11_rows(&database)?.into_iter().map(|k| k.id).collect();
-    for row in database.secret_rows()?.iter().filter(|s| keks.contains(&s.kek_id)) {
-        let was = baseline.secrets.get(&row.id).map(|s| &s.verdict);
-        if !matches!(was, Some(SecretVerdict::Proved { .. })) {
-            continue;
+    let mut cursor = Cursor::default();
+    loop {
+        let page = database.meta_page(P11_CRYPTO, &mut cursor)?;
+        if page.is_empty() {
+            return Ok(None);
         }
-        match recorded_mechanism(row) {
-            None => return Ok(Some(format!("secret {} has no mechanism recorded, and cannot be read", row.secret_id))),
-            Some(name) if name != configured => {
+        let named = page.into_iter().map(|row| (recorded_mechanism(row.kek_meta_extended.as_deref()), row));
+        let others: Vec<(Option<String>, MetaRow)> =
+            named.filter(|(name, _)| name.as_deref() != Some(&configured)).collect();
+        let ids: Vec<&str> = others.iter().map(|(_, row)| row.id.as_str()).collect();
+        let known = baseline.find_secrets(&ids)?;
+        let readable = |row: &MetaRow| known.get(&row.id).is_some_and(SecretVerdict::is_proved);
+        match others.into_iter().find(|(_, row)| readable(row)) {
+            None => {}
+            Some((None, row)) => {
+                return Ok(Some(format!("secret {} has no mechanism recorded, and cannot be read", row.secret_id)));
+            }
+            Some((Some(name), row)) => {
                 return Ok(Some(format!(
                     "secret {} is under {name}, but [p11_crypto_plugin] encryption_mechanism is {configured}: set it to {name}",
                     row.secret_id
                 )));
             }
-            Some(_) => {}
         }
     }
-    Ok(None)
 }
 
 /// What a survey proved, for the operator.
 #[must_use]
-pub fn proved(survey: &Survey) -> String {
-    let keks = survey.kek_counts();
-    let secrets = survey.secret_counts();
-    let one = |count: Option<&kek::Count>| count.map_or(0, |c| c.live + c.deleted);
+pub fn proved(summary: &Summary) -> String {
+    let one = |counts: &BTreeMap<String, Count>, name: &str| counts.get(name).map_or(0, |count| count.all());
+    let all = |counts: &BTreeMap<String, Count>| counts.values().map(|count| count.all()).sum::<usize>();
+    let (keks, secrets) = (&summary.keks, &summary.secrets);
     let mut rest = String::new();
     for (name, words) in [("hex-text", "are hexadecimal text"), ("not-checked", "not checked")] {
-        let count = one(secrets.get(name));
+        let count = one(secrets, name);
         if count > 0 {
             rest.push_str(&format!("; {count} {words}"));
         }
     }
     format!(
         "{} of {} KEKs, {} of {} secrets decrypted{rest}",
-        one(keks.get("good")) + one(keks.get("old")),
-        survey.keks.len(),
-        one(secrets.get("proved")),
-        survey.secrets.len()
+        one(keks, "good") + one(keks, "old"),
+        all(keks),
+        one(secrets, "proved"),
+        all(secrets)
     )
 }
 

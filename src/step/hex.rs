@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Context, Observed, Undo, data::baseline};
 use crate::crash;
-use crate::db::{Access, Database, HexColumn, decode_hex_text, is_hex_text};
+use crate::db::{Access, Cursor, Database, HexColumn, Kind, decode_hex_text, is_hex_text};
 use crate::journal::private;
 use crate::kek::{SecretVerdict, Survey, Verdict};
 
@@ -42,26 +42,43 @@ fn with_values(database: &Database, survey: &Survey) -> Result<Vec<(HexRow, Stri
     let hex = |text: Option<String>| text.filter(|t| is_hex_text(t));
     let unknown = || Some("it came after the survey".to_owned());
     let mut all = Vec::new();
-    for row in database.kek_rows()? {
-        let Some(text) = hex(row.plugin_meta) else { continue };
-        let left = match survey.keks.get(&row.id).map(|entry| &entry.verdict) {
-            Some(Verdict::HexText) => None,
-            Some(verdict) => Some(verdict.to_string()),
-            None => unknown(),
-        };
-        let of = format!("project {}", row.project_id);
-        all.push((HexRow { column: HexColumn::PluginMeta, id: row.id, of, left }, text));
+    let mut cursor = Cursor::default();
+    loop {
+        let page = database.kek_page(&mut cursor)?;
+        if page.is_empty() {
+            break;
+        }
+        let known = survey.find_keks(&page.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())?;
+        for row in page {
+            let Some(text) = hex(row.plugin_meta) else { continue };
+            let left = match known.get(&row.id) {
+                Some(Verdict::HexText) => None,
+                Some(verdict) => Some(verdict.to_string()),
+                None => unknown(),
+            };
+            let of = format!("project {}", row.project_id);
+            all.push((HexRow { column: HexColumn::PluginMeta, id: row.id, of, left }, text));
+        }
     }
-    for row in database.secret_rows()? {
-        let Some(text) = hex(row.cypher_text) else { continue };
-        let left = match survey.secrets.get(&row.id).map(|entry| &entry.verdict) {
-            Some(SecretVerdict::HexText) => None,
-            Some(verdict) => Some(verdict.to_string()),
-            None => unknown(),
-        };
-        let of = format!("secret {}", row.secret_id);
-        all.push((HexRow { column: HexColumn::CypherText, id: row.id, of, left }, text));
+    let mut cursor = Cursor::default();
+    loop {
+        let page = database.secret_page(&mut cursor)?;
+        if page.is_empty() {
+            break;
+        }
+        let known = survey.find_secrets(&page.iter().map(|row| row.id.as_str()).collect::<Vec<_>>())?;
+        for row in page {
+            let Some(text) = hex(row.cypher_text) else { continue };
+            let left = match known.get(&row.id) {
+                Some(SecretVerdict::HexText) => None,
+                Some(verdict) => Some(verdict.to_string()),
+                None => unknown(),
+            };
+            let of = format!("secret {}", row.secret_id);
+            all.push((HexRow { column: HexColumn::CypherText, id: row.id, of, left }, text));
+        }
     }
+    all.sort_by(|(a, _), (b, _)| (a.column, &a.id).cmp(&(b.column, &b.id)));
     Ok(all)
 }
 
@@ -159,25 +176,25 @@ pub(super) fn observe(context: &mut Context<'_>) -> Result<Observed> {
 fn proof(context: &mut Context<'_>, rows: usize) -> Result<Observed> {
     let was = baseline(context)?;
     let now = context.site.survey()?;
-    let lost = |what: &str, id: &str, verdict: Option<String>| {
-        let now = verdict.unwrap_or_else(|| "gone".to_owned());
-        Observed::Foreign(format!(
-            "{what} {id} could be repaired when the run began, and cannot be read now: {now}; go back with `keymgr-upgrade rollback`"
-        ))
-    };
-    let mut keks = 0;
-    for (id, _) in was.keks.iter().filter(|(_, entry)| entry.verdict == Verdict::HexText) {
-        match now.keks.get(id).map(|entry| &entry.verdict) {
-            Some(verdict) if verdict.is_sound() => keks += 1,
-            verdict => return Ok(lost("KEK", id, verdict.map(ToString::to_string))),
+    let (mut keks, mut secrets, mut lost) = (0, 0, None);
+    was.each_hex_text(|kind, id, name| {
+        let now = match kind {
+            Kind::Keks => now.find_keks(&[id])?.remove(id).map(|verdict| (verdict.is_sound(), verdict.to_string())),
+            Kind::Secrets => {
+                now.find_secrets(&[id])?.remove(id).map(|verdict| (verdict.is_proved(), verdict.to_string()))
+            }
+        };
+        match (kind, now) {
+            (Kind::Keks, Some((true, _))) => keks += 1,
+            (Kind::Secrets, Some((true, _))) => secrets += 1,
+            (_, now) => lost = Some((name, now.map_or_else(|| "gone".to_owned(), |(_, words)| words))),
         }
-    }
-    let mut secrets = 0;
-    for (id, entry) in was.secrets.iter().filter(|(_, entry)| entry.verdict == SecretVerdict::HexText) {
-        match now.secrets.get(id).map(|entry| &entry.verdict) {
-            Some(SecretVerdict::Proved { .. }) => secrets += 1,
-            verdict => return Ok(lost("secret", &entry.secret_id, verdict.map(ToString::to_string))),
-        }
+        Ok(lost.is_none())
+    })?;
+    if let Some((name, now)) = lost {
+        return Ok(Observed::Foreign(format!(
+            "{name} could be repaired when the run began, and cannot be read now: {now}; go back with `keymgr-upgrade rollback`"
+        )));
     }
     Ok(Observed::After(format!("{rows} values; {keks} KEKs and {secrets} secrets decrypted")))
 }

@@ -8,6 +8,7 @@ mod data;
 mod file;
 mod hex;
 mod kept;
+mod mechanism;
 mod schema;
 mod unit;
 mod verify;
@@ -312,7 +313,7 @@ impl Step {
             Self::AwaitCode { release } => code::observe_code(context, release),
             Self::MigrateSchema { from, to, .. } => schema::observe(context, from, to),
             Self::ResignKeks => data::observe_keks(context),
-            Self::RecordMechanism => data::observe_mechanisms(context),
+            Self::RecordMechanism => mechanism::observe(context),
             Self::RepairHexText => hex::observe(context),
             Self::EditFile { path, before, after, .. } => file::observe(context, path, before, after),
             Self::VerifyKeks => data::verify_keks(context),
@@ -343,7 +344,7 @@ impl Step {
             Self::AwaitCode { release } => code::prepare(context, release),
             Self::MigrateSchema { .. } => schema::prepare(context),
             Self::ResignKeks => data::prepare_keks(context),
-            Self::RecordMechanism => data::prepare_mechanisms(context),
+            Self::RecordMechanism => mechanism::prepare(context),
             Self::RepairHexText => hex::prepare(context),
             Self::EditFile { path, .. } => file::prepare(context, path),
             Self::RecordRelease { .. } => file::prepare_release(context),
@@ -363,7 +364,7 @@ impl Step {
             Self::AwaitCode { release } => return code::install(context, release),
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
-            Self::RecordMechanism => data::record_mechanisms(context)?,
+            Self::RecordMechanism => mechanism::record(context)?,
             Self::RepairHexText => hex::repair(context)?,
             Self::EditFile { path, edits, before, after } => file::apply(context, path, edits, before, after)?,
             Self::RecordRelease { release } => file::record_release(context, release)?,
@@ -401,7 +402,7 @@ impl Step {
             (_, Undo::Database) => schema::restore(context),
             (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),
             (Self::RepairHexText, Undo::Rows { file, .. }) => hex::restore(context, file),
-            (_, Undo::Rows { file, .. }) => data::restore_mechanisms(context, file),
+            (_, Undo::Rows { file, .. }) => mechanism::restore(context, file),
             (Self::EditFile { path, after, .. }, Undo::File { copy, digest }) => {
                 file::restore(context, path, after, copy.as_deref(), digest)
             }

@@ -6,8 +6,8 @@
 //! `EXTEND_TIMEOUT_USEC=` do: at every daemon-reload, ours and those of packages, systemd forgets what a start was extended by, and ends it.
 //! Without a service all of this is nothing.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -58,8 +58,25 @@ fn now() -> u64 {
     BEGAN.get().map_or(0, |began| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
+/// What is shown in `systemctl status`.
+static SHOWN: Mutex<String> = Mutex::new(String::new());
+
 /// Shows `text` in `systemctl status`.
 pub fn status(text: &str) {
+    if let Ok(mut shown) = SHOWN.lock() {
+        text.clone_into(&mut shown);
+    }
+    send(text);
+}
+
+/// Shows `text` behind what was shown last.
+pub fn detail(text: &str) {
+    if let Ok(shown) = SHOWN.lock() {
+        send(&format!("{shown}, {text}"));
+    }
+}
+
+fn send(text: &str) {
     if BEGAN.get().is_some() {
         // systemd's view is a courtesy: the journal of the run is what counts.
         sd_notify::notify(&[NotifyState::Status(&text.replace('\n', " "))]).ok();

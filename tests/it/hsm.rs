@@ -19,9 +19,13 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keymgr_upgrade::{
     command,
-    db::{KekRow, SecretRow},
+    db::{KekRow, MetaRow, SecretRow},
+    files::Root,
     hsm::{self, Config, DataMechanism, Error, HmacKeyType, HmacMechanism, Hsm, Identity, Selector, Sessions},
-    kek::{self, Count, Keys, Lost, SecretVerdict, SimpleKeys, Verdict, judge, judge_all, judge_signed, prove, survey},
+    kek::{
+        self, Count, Keys, Lost, SecretVerdict, SimpleKeys, Survey, Verdict, judge, judge_all, judge_signed, prove,
+        survey,
+    },
 };
 use nix::unistd::{Gid, Uid, chown, geteuid};
 use secrecy::SecretString;
@@ -135,6 +139,19 @@ impl Lab {
         let made: Value = serde_json::from_str(&self.python(module, &["record", &options.to_string()])).unwrap();
         (p11_row(made["plugin_meta"].as_str().unwrap()), made["secrets"].as_array().unwrap().clone())
     }
+}
+
+/// How many KEKs and secrets are bad.
+fn bad(survey: &Survey) -> (usize, usize) {
+    let (mut keks, mut secrets) = (0, 0);
+    survey.each_bad_kek(|_| keks += 1).unwrap();
+    let count = |_| {
+        secrets += 1;
+        Ok(true)
+    };
+    survey.each_bad_secret(count).unwrap();
+    assert_eq!(keks, survey.bad_kek_count());
+    (keks, secrets)
 }
 
 /// The text of an old row, signed anew.
@@ -283,34 +300,54 @@ fn every_secret_of_the_fixture_is_proved_before_and_after() {
     let (mut keks, mut secrets) = fixture();
     let before = survey(&keks, &secrets, &mut keys).unwrap();
     let count = |live, deleted| Count { live, deleted };
-    assert_eq!(before.kek_counts(), [("good", count(3, 0)), ("old", count(3, 0))].into());
-    assert_eq!(before.secret_counts(), [("proved", count(30, 6))].into());
-    assert_eq!((before.bad_keks().count(), before.bad_secrets().count()), (0, 0));
+    let counts = |counts: &[(&str, Count)]| counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    assert_eq!(before.kek_counts(), &counts(&[("good", count(3, 0)), ("old", count(3, 0))]));
+    assert_eq!(before.secret_counts(), &counts(&[("proved", count(30, 6))]));
+    assert_eq!(bad(&before), (0, 0));
 
     for row in keks.iter_mut().filter(|row| row.plugin_name == kek::P11_CRYPTO) {
         row.plugin_meta = Some(resign(row, &mut keys).unwrap());
     }
     let mut recorded = 0;
     for secret in &mut secrets {
-        let SecretVerdict::Proved { mechanism } = before.secrets[&secret.id].verdict else { panic!() };
+        let found = before.find_secrets(&[&secret.id]).unwrap();
+        let SecretVerdict::Proved { mechanism } = found[&secret.id] else { panic!() };
         let Some(mechanism) = mechanism else { continue };
         assert_eq!(mechanism, DataMechanism::SafenetAesGcm, "the first candidate that decrypts");
-        secret.kek_meta_extended = kek::with_mechanism(secret, mechanism).unwrap();
-        assert_eq!(kek::with_mechanism(secret, DataMechanism::AesCbc).unwrap(), None);
+        let row = |secret: &SecretRow| MetaRow {
+            id: secret.id.clone(),
+            secret_id: secret.secret_id.clone(),
+            kek_meta_extended: secret.kek_meta_extended.clone(),
+        };
+        secret.kek_meta_extended = kek::with_mechanism(&row(secret), mechanism).unwrap();
+        assert_eq!(kek::with_mechanism(&row(secret), DataMechanism::AesCbc).unwrap(), None);
         recorded += 1;
     }
     assert_eq!(recorded, 15);
 
     keys.candidates.clear(); // each record has its own now
     let after = survey(&keks, &secrets, &mut keys).unwrap();
-    assert_eq!(after.kek_counts(), [("good", count(6, 0))].into());
-    assert_eq!(after.secret_counts(), [("proved", count(30, 6))].into());
-    assert_eq!(after.lost_since(&before), []);
+    assert_eq!(after.kek_counts(), &counts(&[("good", count(6, 0))]));
+    assert_eq!(after.secret_counts(), &counts(&[("proved", count(30, 6))]));
+    assert_eq!(after.lost_since(&before).unwrap(), (0, vec![]));
 
-    let json = serde_json::to_string(&after).unwrap();
-    assert_eq!(serde_json::from_str::<kek::Survey>(&json).unwrap(), after);
+    // What is kept of it is the same, is ours alone, and holds no ciphertext.
+    let dir = tempfile::tempdir().unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    for _ in 0..2 {
+        after.keep(&root, Path::new("/"), "kept").unwrap();
+    }
+    let kept = Survey::kept(&root, Path::new("/"), "kept").unwrap();
+    assert_eq!(kept.summary(), after.summary());
+    assert_eq!((kept.lost_since(&after).unwrap().0, after.lost_since(&kept).unwrap().0), (0, 0));
+    let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["kept.db", "kept.json"]);
+    let bytes = fs::read(dir.path().join("kept.db")).unwrap();
+    assert_eq!(fs::metadata(dir.path().join("kept.db")).unwrap().permissions().mode() & 0o777, 0o600);
     for secret in &secrets {
-        assert!(!json.contains(secret.cypher_text.as_deref().unwrap()));
+        let text = secret.cypher_text.as_deref().unwrap().as_bytes();
+        assert!(!bytes.windows(text.len()).any(|part| part == text));
     }
 }
 
@@ -323,10 +360,10 @@ fn what_a_token_no_longer_decrypts_is_lost() {
     // SoftHSM2 itself cannot unwrap these KEKs.
     let mut keys = lab.keys(&lab.plain());
     let after = survey(&keks, &secrets, &mut keys).unwrap();
-    let lost = after.lost_since(&before);
+    let (number, lost) = after.lost_since(&before).unwrap();
     let p11 = |id: &str| keks.iter().any(|kek| kek.id == id && kek.plugin_name == kek::P11_CRYPTO);
     let expected = secrets.iter().filter(|secret| p11(&secret.kek_id)).count() + 1;
-    assert_eq!(lost.len(), expected);
+    assert_eq!((number, lost.len()), (expected, expected));
     for one in lost {
         let Lost::Secret { id, now, .. } = one else { panic!("{one:?}") };
         match now {

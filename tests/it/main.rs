@@ -19,6 +19,7 @@ mod dump;
 mod halves;
 mod hex;
 mod hsm;
+mod keks;
 mod live;
 mod lock;
 mod manual;
