@@ -151,10 +151,11 @@ demo: ## take a genuine Liberty deployment to 2026.2 before your eyes
 	$(CARGO) build --locked --release
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/demo.sh
 
-bench: setup ## start-up time, size, memory; schemas side by side with Barbican's own tool
+bench: setup ## start-up time, size, memory; schemas and KEKs side by side with Barbican's own tools
 	$(CARGO) build --locked --release
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_db.sh
+	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_kek.sh
 
 # The hooks of package managers come with packages only. Settings that are
 # there already are kept.
