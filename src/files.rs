@@ -300,10 +300,28 @@ impl Root {
     /// # Errors
     /// If any step fails; the old contents are then in place.
     pub fn write(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> Result<()> {
-        self.write_inner(path, bytes, attributes).with_context(|| format!("writing {}", self.shown(path).display()))
+        self.write_from(path, attributes, |file| Ok(file.write_all(bytes)?))
     }
 
-    fn write_inner(&self, path: &Path, bytes: &[u8], attributes: Attributes) -> Result<()> {
+    /// The same for contents that are made piece by piece, by `make`.
+    ///
+    /// # Errors
+    /// As [`Root::write`]; the error of `make`.
+    pub fn write_from(
+        &self,
+        path: &Path,
+        attributes: Attributes,
+        make: impl FnOnce(&mut File) -> Result<()>,
+    ) -> Result<()> {
+        self.write_inner(path, attributes, make).with_context(|| format!("writing {}", self.shown(path).display()))
+    }
+
+    fn write_inner(
+        &self,
+        path: &Path,
+        attributes: Attributes,
+        make: impl FnOnce(&mut File) -> Result<()>,
+    ) -> Result<()> {
         let place = self.place(path)?;
         let old = place.open()?;
         let owner = rustix::fs::fstat(&place.directory)?.st_uid;
@@ -319,7 +337,7 @@ impl Root {
             Mode::from_raw_mode(0o600),
         )?;
         crash::point("file begun");
-        let written = fill(fd, bytes, attributes, old.as_ref()).and_then(|()| {
+        let written = fill(fd, make, attributes, old.as_ref()).and_then(|()| {
             crash::point("file written");
             Ok(rustix::fs::renameat(&directory, &temporary, &directory, &name)?)
         });
@@ -502,7 +520,12 @@ fn discard(directory: &OwnedFd, name: &OsStr) -> rustix::io::Result<()> {
     }
 }
 
-fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&File>) -> Result<()> {
+fn fill(
+    fd: OwnedFd,
+    make: impl FnOnce(&mut File) -> Result<()>,
+    attributes: Attributes,
+    old: Option<&File>,
+) -> Result<()> {
     let attributes = match old {
         Some(old) => {
             let stat = rustix::fs::fstat(old)?;
@@ -512,7 +535,7 @@ fn fill(fd: OwnedFd, bytes: &[u8], attributes: Attributes, old: Option<&File>) -
         None => attributes,
     };
     let mut file = File::from(fd);
-    file.write_all(bytes)?;
+    make(&mut file)?;
     rustix::fs::fchown(&file, Some(Uid::from_raw(attributes.uid)), Some(Gid::from_raw(attributes.gid)))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(attributes.mode))?;
     if let Some(old) = old {

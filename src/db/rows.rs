@@ -148,7 +148,7 @@ impl Database {
     /// How many orders are of type `certificate`, soft-deleted ones too.
     pub fn certificate_orders(&self) -> Result<u64> {
         let rows =
-            self.rows("SELECT count(*) FROM orders WHERE type = 'certificate'", &[("orders", &["id", "type"])])?;
+            self.rows("SELECT count(*) FROM orders WHERE type = 'certificate'", &[], &[("orders", &["id", "type"])])?;
         Values { row: rows.into_iter().next().unwrap_or_default().into_iter(), of: self, table: "orders" }.number()
     }
 

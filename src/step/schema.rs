@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -12,8 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{self, Access, Database, Dialect, Ledger};
-use crate::files;
+use crate::db::{self, Access, Cursor, Database, Dialect, Ledger};
 use crate::journal::private;
 
 const ABOUT: &str = "backup/database.json";
@@ -184,6 +183,10 @@ pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
     Ok(about)
 }
 
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
 /// SHA-256 and size of a file, however large it is.
 fn digest_of(path: &Path) -> Result<(String, u64)> {
     let reading = || format!("reading {}", path.display());
@@ -193,20 +196,38 @@ fn digest_of(path: &Path) -> Result<(String, u64)> {
     loop {
         let count = file.read(&mut piece).with_context(reading)?;
         if count == 0 {
-            return Ok((hash.finalize().iter().map(|b| format!("{b:02x}")).collect(), size));
+            return Ok((hex(hash), size));
         }
         hash.update(piece.get(..count).unwrap_or_default());
         size += count as u64;
     }
 }
 
-/// The keys' own rows as a small file: without them no secret can ever be read.
-fn keks(database: &Database) -> Result<Vec<u8>> {
-    let rows = database.kek_rows()?;
-    let rows = rows.iter().map(|row| {
-        json!({"id": row.id, "plugin_name": row.plugin_name, "project_id": row.project_id, "plugin_meta": row.plugin_meta})
-    });
-    Ok(serde_json::to_vec_pretty(&rows.collect::<Vec<_>>())?)
+/// Writes the keys' own rows as a file of their own, without which no secret can ever be read, and returns its digest.
+fn write_keks(context: &Context<'_>, database: &Database) -> Result<String> {
+    let mut hash = Sha256::new();
+    context.root().write_from(&context.file(&format!("backup/{KEKS}")), private(), |file| {
+        let mut put = |text: &str| -> Result<()> {
+            hash.update(text);
+            Ok(file.write_all(text.as_bytes())?)
+        };
+        let (mut cursor, mut first) = (Cursor::default(), true);
+        loop {
+            let page = database.kek_page(&mut cursor)?;
+            if page.is_empty() {
+                return put(if first { "[]" } else { "\n]" });
+            }
+            let mut text = String::new();
+            for row in page {
+                text.push_str(if first { "[\n  " } else { ",\n  " });
+                first = false;
+                let row = json!({"id": row.id, "plugin_name": row.plugin_name, "project_id": row.project_id, "plugin_meta": row.plugin_meta});
+                text.push_str(&row.to_string());
+            }
+            put(&text)?;
+        }
+    })?;
+    Ok(hex(hash))
 }
 
 pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
@@ -219,8 +240,7 @@ pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
     let fingerprint = database.backup_to(&directory.join(copy)).context("backing up the database")?;
     crash::point("backup copied");
     let (digest, size) = digest_of(&directory.join(copy))?;
-    let keks = keks(&database)?;
-    let mut files = BTreeMap::from([(KEKS.to_owned(), files::digest(&keks))]);
+    let mut files = BTreeMap::from([(KEKS.to_owned(), write_keks(context, &database)?)]);
     if database.dialect() != Dialect::Sqlite {
         files.insert(db::FIRST.to_owned(), digest_of(&directory.join(db::FIRST))?.0);
     }
@@ -238,7 +258,6 @@ pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
     };
     let text = restore_text(&about, &directory, &database.restore_commands(copy)?);
     let write = |name: &str, bytes: &[u8]| context.root().write(&context.file(name), bytes, private());
-    write(&format!("backup/{KEKS}"), &keks)?;
     write(&format!("backup/{SUMS}"), about.sums().as_bytes())?;
     write("backup/RESTORE.txt", text.as_bytes())?;
     write(ABOUT, &serde_json::to_vec_pretty(&about)?)
