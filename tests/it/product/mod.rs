@@ -12,6 +12,7 @@ use crate::systemd::{API, LISTENER, Machine, WORKER};
 
 mod after;
 mod control;
+mod hosts;
 mod image;
 mod odd;
 mod rdo;
