@@ -141,10 +141,6 @@ impl Lanes {
             part_ways(case, killed_again(crashed, verb, *second));
         })
     }
-
-    fn all(&self, sizes: Sizes) -> Vec<Row> {
-        vec![self.at_points(sizes), self.at_instants(sizes), self.again(sizes)]
-    }
 }
 
 /// Kills `verb` at its `point`-th point, or at half of that where it has not so many. One that passes none has nothing to do.
@@ -215,8 +211,8 @@ fn all_databases() {
         }
         for make in [Case::upgrade_on, Case::rollback_on] {
             let lanes = Lanes::of(dialect, threads(), || make(dialect, "mitaka"));
-            for row in lanes.all(sizes) {
-                rows.push(row);
+            for part in [Lanes::at_points, Lanes::at_instants, Lanes::again] {
+                rows.push(part(&lanes, sizes));
                 // What was found so far is there also when somebody ends it.
                 std::fs::write(report(), shown(&rows, sizes)).unwrap();
             }
