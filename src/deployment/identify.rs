@@ -40,6 +40,7 @@ pub fn identify(
     let (bound, mid_hop) = bound(catalogue, ledger)?;
     let fits = |release: &Release| bound.is_empty() || bound.iter().any(|r| r.id == release.id);
     let ahead = |release: &Release| bound.first().copied().filter(|first| release.is_before(first));
+    let goes = |release: &Release| fits(release) || ahead(release).is_some();
     let found = |release, how| Identified { release, how, mid_hop, ahead: ahead(release) };
     let names = || bound.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
     let revision = || match ledger {
@@ -56,7 +57,7 @@ pub fn identify(
         );
     }
     if let Some(release) = said {
-        if !fits(release) && ahead(release).is_none() {
+        if !goes(release) {
             bail!(
                 "the data is not at {release}: schema revision {} belongs to {}; \
                  leave out --from and the setting `release`, or name one of those",
@@ -70,7 +71,7 @@ pub fn identify(
         let Some(release) = catalogue.by_id(id) else {
             bail!("the data is recorded to be at {id}, which this keymgr-upgrade does not know: install a newer one");
         };
-        if !fits(release) && ahead(release).is_none() {
+        if !goes(release) {
             bail!(
                 "the data is recorded to be at {release}, but schema revision {} belongs to {}: say which with --from",
                 revision(),
@@ -79,15 +80,12 @@ pub fn identify(
         }
         return Ok(found(release, "recorded"));
     }
-    let installed = match code {
-        Code::At { release: Some(id), .. } => catalogue.by_id(id),
-        Code::At { release: None, .. } | Code::None | Code::Mixed(_) => None,
-    };
+    let installed = installed(catalogue, code);
     if let ([release], true) = (bound.as_slice(), installed.is_none_or(|code| ahead(code).is_none())) {
         return Ok(found(release, "schema"));
     }
     match installed {
-        Some(release) if fits(release) || ahead(release).is_some() => Ok(found(release, "installed code")),
+        Some(release) if goes(release) => Ok(found(release, "installed code")),
         Some(release) => bail!(
             "the installed code is {release}, but schema revision {} belongs to one of {}: say with --from which one the data is at",
             revision(),
@@ -97,6 +95,14 @@ pub fn identify(
         None => {
             bail!("schema revision {} is the same in {}: say with --from which one the data is at", revision(), names())
         }
+    }
+}
+
+/// The release of the installed code, if it has one.
+fn installed(catalogue: &'static Catalogue, code: &Code) -> Option<&'static Release> {
+    match code {
+        Code::At { release: Some(id), .. } => catalogue.by_id(id),
+        Code::At { release: None, .. } | Code::None | Code::Mixed(_) => None,
     }
 }
 

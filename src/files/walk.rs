@@ -31,7 +31,7 @@ struct Way<'a> {
 pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
     let mut way = Way::from(root, names(path.as_os_str()));
     loop {
-        let name = way.to_end(flags)?;
+        let name = way.go_on(flags)?;
         match way.last(&name, flags, mode)? {
             Some(opened) => return Ok(opened),
             None => way.rest.push_front(name),
@@ -57,7 +57,7 @@ impl<'a> Way<'a> {
 
     /// Goes on to the last name, which is told, and stays in its directory; that directory is `.`, however the path says so. A last name that is a
     /// link is followed unless these flags say that what it is itself is meant.
-    fn to_end(&mut self, flags: OFlags) -> rustix::io::Result<OsString> {
+    fn go_on(&mut self, flags: OFlags) -> rustix::io::Result<OsString> {
         let place = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         while let Some(name) = self.rest.pop_front() {
             let last = self.rest.is_empty();
@@ -143,7 +143,7 @@ impl Place {
         if way.rest.is_empty() {
             return Err(Errno::ISDIR);
         }
-        let name = way.to_end(OFlags::empty())?;
+        let name = way.go_on(OFlags::empty())?;
         if name == "." {
             return Err(Errno::ISDIR);
         }
