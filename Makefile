@@ -114,7 +114,8 @@ test-slow: setup ## also the tests that are too long for every run
 
 # Coverage of our code and the libraries', on the stable compiler; `cargo fuzz`
 # works in the same folder. What is new goes to target/fuzz/found/, and what
-# does not hold to target/fuzz/crash-*: keep it in fuzz/corpus/.
+# does not hold to target/fuzz/crash-*: keep it in fuzz/corpus/. A hang is a minute
+# of the clock: on a busy machine ten seconds are none.
 RUNS ?= 1000000
 TARGET ?= $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 sancov := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,\
@@ -125,7 +126,7 @@ fuzz: ## run the fuzzer: RUNS=1000000 executions of each TARGET
 	    --release --manifest-path fuzz/Cargo.toml --target "$$host" $(addprefix --bin ,$(TARGET)) && \
 	    for name in $(TARGET); do \
 	        mkdir -p "$(target)/fuzz/found/$$name" && echo "fuzz: $$name" && \
-	        "$(target)/fuzz/$$host/release/$$name" -runs=$(RUNS) -max_len=2048 -timeout=10 -rss_limit_mb=1024 \
+	        "$(target)/fuzz/$$host/release/$$name" -runs=$(RUNS) -max_len=2048 -timeout=60 -rss_limit_mb=1024 \
 	            -print_final_stats=1 -verbosity=0 -artifact_prefix='$(target)/fuzz/' \
 	            "$(target)/fuzz/found/$$name" "fuzz/corpus/$$name" || exit; \
 	    done
