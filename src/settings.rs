@@ -257,12 +257,7 @@ impl Settings {
             ("database", "direct_connection_file") => self.direct_connection_file = Some(absolute(value)?),
             ("database", "wait") => self.wait = duration(value)?,
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
-            ("hsm", "sessions") => {
-                self.hsm_sessions = match value {
-                    "auto" => Sessions::Auto,
-                    number => Sessions::Exactly(number.parse().context("neither auto nor a number from 1 on")?),
-                }
-            }
+            ("hsm", "sessions") => self.hsm_sessions = sessions(value)?,
             ("verify", "endpoint") => {
                 self.endpoint = match value {
                     "auto" => Endpoint::Auto,
@@ -321,6 +316,13 @@ fn line_of(text: &str, section: &str, name: &str) -> usize {
         }
     }
     0
+}
+
+fn sessions(value: &str) -> Result<Sessions> {
+    match value {
+        "auto" => Ok(Sessions::Auto),
+        number => number.parse().map(Sessions::Exactly).context("neither auto nor a number from 1 on"),
+    }
 }
 
 #[cfg(test)]

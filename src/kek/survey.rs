@@ -360,18 +360,18 @@ impl Survey {
                 states.each(kind, Which::Usable, |state| {
                     page.push(state);
                     if page.len() == MANY {
-                        lost.0 += self.lost_of(kind, std::mem::take(&mut page), &mut listed)?;
+                        lost.0 += self.lost_of(kind, &std::mem::take(&mut page), &mut listed)?;
                     }
                     Ok::<_, anyhow::Error>(true)
                 })?;
             }
-            lost.0 += self.lost_of(kind, page, &mut listed)?;
+            lost.0 += self.lost_of(kind, &page, &mut listed)?;
             lost.1.extend(listed);
         }
         Ok(lost)
     }
 
-    fn lost_of(&self, kind: Kind, were: Vec<State>, listed: &mut Vec<Lost>) -> Result<usize> {
+    fn lost_of(&self, kind: Kind, were: &[State], listed: &mut Vec<Lost>) -> Result<usize> {
         let ids: Vec<&str> = were.iter().map(|state| state.id.as_str()).collect();
         let now = match &self.states {
             Some(states) if !ids.is_empty() => states.find(kind, &ids)?,
@@ -379,7 +379,7 @@ impl Survey {
         };
         let now: HashMap<&str, &State> = now.iter().map(|state| (state.id.as_str(), state)).collect();
         let mut count = 0;
-        for was in &were {
+        for was in were {
             let state = now.get(was.id.as_str());
             if state.is_some_and(|state| state.usable) {
                 continue;
