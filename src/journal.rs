@@ -30,8 +30,9 @@ pub const STATE: &str = "/var/lib/keymgr-upgrade";
 
 /// The journal format that this program writes. A reader must know every format up to its own.
 ///
-/// 2 has [`Event::Word`]; with 3 a plan may have steps that look at the services in the end, and hold some in its second half.
-pub const FORMAT: u32 = 3;
+/// 2 has [`Event::Word`]; with 3 a plan may have steps that look at the services in the end, and hold some in its second half; with 4 some that run
+/// the site's own programs.
+pub const FORMAT: u32 = 4;
 
 /// More steps than any plan has: what is known of each is kept in memory.
 const MOST_STEPS: usize = 10_000;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, File};
 use crate::db;
-use crate::deployment::{Code, Deployment, Host, Site, leads_elsewhere, paste_dialect};
+use crate::deployment::{Code, Deployment, HookPhase, Host, Site, When, leads_elsewhere, paste_dialect};
 use crate::files::{Root, digest};
 use crate::ini::Document;
 use crate::journal::{self, RunState};
@@ -179,6 +179,9 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     let (files, conflicts) = file_changes(deployment, host, path, to)?;
     let mut steps = Vec::new();
     let names = host.unit_names()?;
+    if !deployment.running.is_empty() {
+        steps.extend(hooks(deployment, When::Pre, HookPhase::Stop));
+    }
     steps.push(Step::HoldUnits { units: names.clone() });
     if deployment.has_units {
         steps.push(Step::StopUnits { units: deployment.running.clone() });
@@ -189,6 +192,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     if writes && host.settings.backup {
         steps.push(Step::BackUpDatabase);
     }
+    steps.extend(hooks(deployment, When::Pre, HookPhase::Migrate));
     if deployment.code != Code::None || host.settings.upgrade_command.is_some() {
         steps.push(Step::AwaitCode { release: to.id.clone() });
     }
@@ -205,11 +209,13 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
         }
     }
     steps.extend([Step::VerifyKeks, Step::VerifySecrets]);
+    steps.extend(hooks(deployment, When::Post, HookPhase::Migrate));
     steps.push(Step::RecordRelease { release: to.id.clone() });
     steps.push(Step::UnholdUnits { units: names, reload_at_start: !deployment.start.is_empty() });
     if !deployment.start.is_empty() {
         steps.push(Step::StartUnits { units: deployment.start.clone() });
         steps.push(Step::VerifyService { units: deployment.start.clone() });
+        steps.extend(hooks(deployment, When::Post, HookPhase::Start));
     }
     let plan = Plan {
         from: deployment.from.release.id.clone(),
@@ -222,6 +228,12 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
         deployment.facts.plugin_rows.is_none().then(|| "the rows of the database cannot be counted".to_owned())
     });
     Ok(Draft { plan, files, writes, conflicts, path: path.to_vec(), unknown })
+}
+
+/// The step that runs the site's own programs, where there are any.
+fn hooks(deployment: &Deployment, when: When, phase: HookPhase) -> Option<Step> {
+    let hooks = deployment.hooks.as_ref().ok()?.of(when).to_vec();
+    (!hooks.is_empty()).then_some(Step::RunHooks { when, phase, hooks })
 }
 
 /// One step for each release up to `to` that has revisions the database lacks: also revisions that came late in the series of a release passed

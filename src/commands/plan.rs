@@ -100,6 +100,7 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::StopUnits { units } | Step::StartUnits { units } | Step::VerifyService { units } => {
                 ui.paragraph(&units.join(" "), 4)
             }
+            Step::RunHooks { hooks, .. } => ui.paragraph(&hooks.join(" "), 4),
             Step::ResignKeks => {
                 let old = look.deployment.survey.as_ref().map_or(0, |s| count(s.kek_counts().get("old")));
                 ui.line(format!("    {old} KEKs to sign anew, each verified before and after"));

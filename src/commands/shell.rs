@@ -4,6 +4,7 @@ use super::look::Look;
 use super::plan::{diffs_with, revisions_of};
 use super::{Session, globals};
 use crate::db::{Access, Dialect, shell_word};
+use crate::deployment::hook_path;
 use crate::error::Failure;
 use crate::step::Step;
 
@@ -36,6 +37,11 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
         match step {
             step if image && step.is_about_services() => {
                 lines.push("# nothing runs in an image".to_owned());
+            }
+            Step::RunHooks { when, phase, hooks } => {
+                let path = |name: &String| shell_word(&hook_path(*when, name).display().to_string());
+                let arguments = format!("{} {} {phase}", draft.plan.from, draft.plan.to);
+                lines.extend(hooks.iter().map(|name| format!("{} {arguments}", path(name))));
             }
             Step::StopUnits { units } if units.is_empty() => lines.push("# none runs".to_owned()),
             Step::StopUnits { units } => lines.push(format!("systemctl stop {}", units.join(" "))),

@@ -3,6 +3,7 @@
 mod code;
 mod discover;
 mod facts;
+mod hooks;
 mod identify;
 mod launcher;
 mod reach;
@@ -21,6 +22,7 @@ use secrecy::ExposeSecret as _;
 
 pub use code::{Code, installed_code, installed_packages};
 pub use discover::{Found, Stray, WebFile};
+pub use hooks::{HookPhase, Hooks, When, hook_path, hooks, is_hook};
 pub use identify::{Identified, identify};
 pub use reach::Occupied;
 pub use record::{Recorded, paste_dialect, record_path, recorded};
@@ -94,6 +96,8 @@ pub struct Deployment {
     pub has_units: bool,
     /// The packages' own script migrates the database, with the services up.
     pub configures_database: bool,
+    /// The site's own programs; why not, if one is not root's alone to change.
+    pub hooks: Result<Hooks, String>,
     /// What rpm left beside Barbican's files, where the package and the operator had both changed one.
     pub left_by_rpm: Vec<PathBuf>,
     /// Free bytes where backups go.
@@ -202,6 +206,7 @@ impl Deployment {
             running,
             has_units: site.has_units(),
             configures_database: code::configures_database(root)?,
+            hooks: Hooks::look(root).map_err(|e| format!("{e:#}")),
             left_by_rpm: code::left_by_rpm(root, &[&host.settings.config_file, &host.settings.paste_file]),
             free: root.free_space(Path::new(crate::journal::STATE))?,
             config,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use secrecy::{ExposeSecret, SecretString};
@@ -18,6 +19,8 @@ use crate::units;
 
 /// The unit that commands which change the code run in.
 const CODE_UNIT: &str = "keymgr-upgrade-code.service";
+/// The unit that the site's own programs run in.
+const HOOK_UNIT: &str = "keymgr-upgrade-hook.service";
 
 /// How much of a failed command's standard error goes into the error, in characters.
 const TAIL: usize = 1024;
@@ -240,26 +243,29 @@ impl Site {
     /// If it cannot be started or fails, with the end of its standard error.
     pub fn run_code_command(&self, host: &Host, argv: &[&str], environment: &[(&str, &str)]) -> Result<()> {
         let Some(systemd) = &self.services.systemd else { return command::run(argv, environment).map(drop) };
-        let shown = argv.join(" ");
-        log::info!("running {shown} in {CODE_UNIT}");
-        let errors = Path::new("/run/keymgr-upgrade/code.errors");
-        host.root.make_directory(Path::new("/run/keymgr-upgrade"), 0o700)?;
-        host.root.append(errors)?.set_len(0).context("emptying what an earlier command said")?;
         let description = "New code for OpenStack Barbican";
-        let ended = systemd.run_transient(&Command { unit: CODE_UNIT, description, argv, environment, errors })?;
-        let said = host.root.read(errors)?.map(|c| c.bytes).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said).trim_end().to_owned();
-        if !said.is_empty() {
-            log::info!("{CODE_UNIT}: {said}");
-        }
-        let how = match ended.main {
-            Some(Ok(0)) if ended.job == "done" => return Ok(()),
-            Some(Ok(status)) => format!("exit status {status}"),
-            Some(Err(signal)) => format!("killed by signal {signal}"),
-            None => format!("job {}", ended.job),
+        let errors = Path::new("/run/keymgr-upgrade/code.errors");
+        let limit = None;
+        run_unit(host, systemd, &Command { unit: CODE_UNIT, description, argv, environment, errors, limit })
+    }
+
+    /// Runs one of the site's own programs. Where systemd runs, in a unit of its own: it may do what our service may not, such as a snapshot of a
+    /// volume. One that lived on when who had started it was killed is waited for first.
+    ///
+    /// # Errors
+    /// If it cannot be started, fails or takes longer than `limit`, with the end of its standard error.
+    pub fn run_hook(&self, host: &Host, argv: &[&str], limit: Duration) -> Result<()> {
+        let Some(systemd) = &self.services.systemd else {
+            let seconds = limit.as_secs().to_string();
+            let limited = [&["timeout", "--kill-after=10", seconds.as_str()], argv].concat();
+            return command::run(&limited, &[]).map(drop);
         };
-        let start = said.char_indices().rev().take(TAIL).last().map_or(0, |(index, _)| index);
-        bail!("{shown}: {how}: {}", said.get(start..).unwrap_or_default());
+        systemd.wait_for_rest(HOOK_UNIT)?;
+        let description = "Hook of the upgrade of OpenStack Barbican";
+        let errors = Path::new("/run/keymgr-upgrade/hook.errors");
+        let environment = &[];
+        let command = Command { unit: HOOK_UNIT, description, argv, environment, errors, limit: Some(limit) };
+        run_unit(host, systemd, &command)
     }
 
     /// Waits until such a command has ended that lived on when who had started it was killed.
@@ -282,4 +288,26 @@ impl Site {
         let Some(systemd) = &self.services.systemd else { return Ok(()) };
         systemd.reload().context("having systemd read its unit files")
     }
+}
+
+/// Runs a command in a unit of its own, and waits for its end.
+fn run_unit(host: &Host, systemd: &Systemd, command: &Command<'_>) -> Result<()> {
+    let (unit, shown) = (command.unit, command.argv.join(" "));
+    log::info!("running {shown} in {unit}");
+    host.root.make_directory(Path::new("/run/keymgr-upgrade"), 0o700)?;
+    host.root.append(command.errors)?.set_len(0).context("emptying what an earlier command said")?;
+    let ended = systemd.run_transient(command)?;
+    let said = host.root.read(command.errors)?.map(|c| c.bytes).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim_end().to_owned();
+    if !said.is_empty() {
+        log::info!("{unit}: {said}");
+    }
+    let how = match ended.main {
+        Some(Ok(0)) if ended.job == "done" => return Ok(()),
+        Some(Ok(status)) => format!("exit status {status}"),
+        Some(Err(signal)) => format!("killed by signal {signal}"),
+        None => format!("job {}", ended.job),
+    };
+    let start = said.char_indices().rev().take(TAIL).last().map_or(0, |(index, _)| index);
+    bail!("{shown}: {how}: {}", said.get(start..).unwrap_or_default());
 }

@@ -32,6 +32,10 @@ pub(super) fn judge(case: &Case<'_>, all: &mut Vec<Finding>) {
         }
         Err(why) => all.push(Finding::fail("foreign-processes", why.clone()).remedy("see that /proc can be read")),
     }
+    if let Err(why) = &deployment.hooks {
+        let remedy = "mend that, take it away, or chmod -x it: then it is not run";
+        all.push(Finding::fail("hooks", why.clone()).remedy(remedy));
+    }
     if !deployment.other_config.is_empty() {
         let evidence = deployment.other_config.iter().map(|(unit, files)| {
             let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();

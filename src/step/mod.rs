@@ -7,6 +7,7 @@ mod code;
 mod data;
 mod file;
 mod hex;
+mod hooks;
 mod kept;
 mod mechanism;
 mod schema;
@@ -26,7 +27,7 @@ pub use schema::{About, restore as restore_backup, size};
 pub use unit::NewData;
 pub use verify::NOT_PROVED;
 
-use crate::deployment::{Host, Site, read_mechanism};
+use crate::deployment::{HookPhase, Host, Site, When, read_mechanism};
 use crate::files::Root;
 use crate::journal::Started;
 use crate::release::Catalogue;
@@ -36,6 +37,15 @@ use crate::settings::Settings;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Step {
+    /// Run the site's own programs.
+    RunHooks {
+        /// Before or after what the phase is about.
+        when: When,
+        /// What is gone about.
+        phase: HookPhase,
+        /// Their names, in order.
+        hooks: Vec<String>,
+    },
     /// Stop the services, of which some ran.
     StopUnits {
         /// The units of those.
@@ -124,6 +134,8 @@ pub enum Undo {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rows: Option<usize>,
     },
+    /// Run the site's own programs for the way back.
+    Hooks,
     /// Put back a file.
     File {
         /// Its copy in the run directory; none if there was no file.
@@ -255,6 +267,7 @@ impl Step {
     #[must_use]
     pub fn title(&self) -> String {
         match self {
+            Self::RunHooks { when, phase, .. } => format!("hooks {when} {phase}"),
             Self::StopUnits { .. } => "stop services".to_owned(),
             Self::HoldUnits { .. } => "hold services".to_owned(),
             Self::BackUpDatabase => "back up database".to_owned(),
@@ -307,6 +320,7 @@ impl Step {
     /// If it cannot look. That is never taken for "before".
     pub fn observe(&self, context: &mut Context<'_>) -> Result<Observed> {
         match self {
+            Self::RunHooks { when, phase, hooks } => hooks::observe(context, *when, *phase, hooks),
             Self::StopUnits { units } => unit::observe_stopped(context, units),
             Self::HoldUnits { units } => unit::observe_held(context, units),
             Self::BackUpDatabase => schema::observe_backup(context),
@@ -331,6 +345,7 @@ impl Step {
     /// If it cannot be kept (no space): the step must not act then.
     pub fn prepare(&self, context: &mut Context<'_>) -> Result<Undo> {
         match self {
+            Self::RunHooks { .. } => Ok(Undo::Hooks),
             Self::StopUnits { units } => {
                 if !units.is_empty() {
                     verify::remember(context, units)?;
@@ -358,6 +373,7 @@ impl Step {
     /// If it could not be done; a look tells how far it came.
     pub fn apply(&self, context: &mut Context<'_>, _proof: &Started) -> Result<Applied> {
         match self {
+            Self::RunHooks { when, phase, hooks } => hooks::run(context, *when, *phase, hooks)?,
             Self::StopUnits { units } => unit::stop(context, units)?,
             Self::HoldUnits { units } => unit::hold(context, units)?,
             Self::BackUpDatabase => schema::back_up(context)?,
@@ -398,6 +414,7 @@ impl Step {
     pub fn revert(&self, context: &mut Context<'_>, undo: &Undo) -> Result<bool> {
         match (self, undo) {
             (_, Undo::Nothing) => Ok(false),
+            (Self::RunHooks { when, phase, .. }, Undo::Hooks) => hooks::run_back(context, *when, *phase),
             (Self::BackUpDatabase, Undo::Database) => schema::restore_moved(context),
             (_, Undo::Database) => schema::restore(context),
             (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),

@@ -1,6 +1,7 @@
 //! A command in a unit of its own, which lives on if we do not.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use zbus::Variant as Value;
@@ -26,6 +27,8 @@ pub struct Command<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Where its standard error goes to; its standard output goes to the journal.
     pub errors: &'a Path,
+    /// How long it may take; `None` for as long as it likes.
+    pub limit: Option<Duration>,
 }
 
 impl Systemd {
@@ -71,13 +74,16 @@ impl Systemd {
         let environment: Vec<String> =
             command.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         // Where it failed it is kept until it was asked how, as systemd does by itself; a success says all in its job.
-        let properties = [
+        let mut properties = vec![
             ("Description", Value::from(command.description)),
             ("Type", Value::from("oneshot")),
             ("ExecStart", Value::from(start)),
             ("Environment", Value::from(environment)),
             ("StandardOutput", Value::from("journal")),
         ];
+        if let Some(limit) = command.limit {
+            properties.push(("TimeoutStartUSec", Value::from(u64::try_from(limit.as_micros()).context("a limit")?)));
+        }
         let signals = self.signals(command.unit).await?;
         let job = self.manager.start_transient_unit(command.unit, "fail", &properties, &[]).await;
         Ok(Launch {

@@ -18,6 +18,7 @@ mod crash;
 mod dump;
 mod halves;
 mod hex;
+mod hooks;
 mod hsm;
 mod keks;
 mod live;
