@@ -104,6 +104,18 @@ pub enum Verb {
         #[arg(long)]
         as_shell: bool,
     },
+    /// Try an upgrade on a copy of the data, and say how long it will take
+    Rehearse {
+        /// Where to go.
+        #[command(flatten)]
+        target: Target,
+        /// Take the data from the backup of this run, as in `backup list`
+        #[arg(long, value_name = "RUN")]
+        backup: Option<String>,
+        /// Only remove what a killed rehearsal left
+        #[arg(long, conflicts_with_all = ["backup", "to", "fast_forward"])]
+        clean: bool,
+    },
     /// Approve the critical notes and the plan, for one run within 24 hours
     Approve(Target),
     /// Upgrade

@@ -379,7 +379,7 @@ impl Run {
     fn looks_again(&self, step: &Step) -> bool {
         match step {
             Step::StopUnits { .. } | Step::HoldUnits { .. } | Step::AwaitCode { .. } => true,
-            Step::BackUpDatabase => !self.has_written(),
+            Step::BackUpDatabase { .. } => !self.has_written(),
             _ => false,
         }
     }
@@ -458,7 +458,7 @@ impl Run {
         changed: bool,
         detail: &str,
     ) -> Result<()> {
-        let backup = *step == Step::BackUpDatabase;
+        let backup = matches!(step, Step::BackUpDatabase { .. });
         let writes = step.writes_database() || backup;
         if backup || writes && context.fingerprint.is_none() {
             context.fingerprint = Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?);

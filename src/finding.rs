@@ -19,7 +19,7 @@ use crate::plan::Draft;
 use crate::release::{
     Applicable, Catalogue, LookupError, Note, PathError, PythonVersion, Release, Severity as NoteSeverity,
 };
-use crate::settings::Settings;
+use crate::settings::{Backup, Settings};
 use crate::step::{Step, size};
 
 const PYTHON_2: PythonVersion = PythonVersion(2, 7);
@@ -583,13 +583,13 @@ fn managed(file: &File) -> Option<(usize, String)> {
 
 fn backup(case: &Case<'_>, all: &mut Vec<Finding>) {
     let Ok(facts) = &case.deployment.database else { return };
-    let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
+    let writes = |s: &Step| matches!(s, Step::BackUpDatabase { .. } | Step::MigrateSchema { .. });
     let wanted = case.draft.as_ref().is_ok_and(|draft| draft.plan.steps.iter().any(writes));
     for problem in facts.problems.iter().filter(|_| wanted) {
-        let id = if case.settings.backup { "backup" } else { "database-privileges" };
+        let id = if case.settings.backup == Backup::None { "database-privileges" } else { "backup" };
         all.push(Finding::fail(id, problem.title.as_str()).remedy(problem.remedy.as_str()));
     }
-    if !case.settings.backup {
+    if case.settings.backup == Backup::None {
         let title = "backup = none: what the schema step changes cannot be undone by this tool";
         all.push(Finding::warn("backup", title).remedy("have a backup of your own, and know how to restore it"));
         return;

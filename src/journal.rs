@@ -159,7 +159,8 @@ pub enum Event {
 
 impl Event {
     /// The index of the step that it is about.
-    fn step(&self) -> Option<usize> {
+    #[must_use]
+    pub fn step(&self) -> Option<usize> {
         match self {
             Self::StepStarted { step, .. }
             | Self::StepDone { step, .. }

@@ -28,6 +28,7 @@ pub mod paste;
 pub mod plan;
 pub mod process;
 pub mod progress;
+pub mod rehearsal;
 pub mod release;
 pub mod request;
 pub mod settings;

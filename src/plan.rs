@@ -15,6 +15,7 @@ use crate::kek::Survey;
 use crate::options::{self, Conflict, Surroundings};
 use crate::paste::Rule;
 use crate::release::{Catalogue, Edit as OptionEditKind, OptionEdit, Release};
+use crate::settings::Backup;
 use crate::step::{Edit, Step, edited};
 
 /// What kind of run a plan is for.
@@ -90,14 +91,14 @@ impl Plan {
     /// Whether the plan is made to write to the database, and not only to look whether there is something to write.
     #[must_use]
     pub fn writes(&self) -> bool {
-        let writes = |s: &Step| matches!(s, Step::BackUpDatabase | Step::MigrateSchema { .. });
+        let writes = |s: &Step| matches!(s, Step::BackUpDatabase { .. } | Step::MigrateSchema { .. });
         matches!(self.kind, Kind::Kek | Kind::Hex) || self.steps.iter().any(writes)
     }
 
     /// Whether the plan takes a copy of the database.
     #[must_use]
     pub fn backs_up(&self) -> bool {
-        self.steps.contains(&Step::BackUpDatabase)
+        self.steps.iter().any(|s| matches!(s, Step::BackUpDatabase { .. }))
     }
 
     /// A short name for these very steps; an approval is for one digest.
@@ -189,9 +190,7 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
     let schema = schema_steps(deployment.revision(), to)?;
     let data = data_steps(deployment, to)?;
     let writes = !schema.is_empty() || rows_to_change(deployment, &data);
-    if writes && host.settings.backup {
-        steps.push(Step::BackUpDatabase);
-    }
+    steps.extend(backup_step(host.settings.backup, writes, &schema));
     steps.extend(hooks(deployment, When::Pre, HookPhase::Migrate));
     if deployment.code != Code::None || host.settings.upgrade_command.is_some() {
         steps.push(Step::AwaitCode { release: to.id.clone() });
@@ -228,6 +227,21 @@ pub fn upgrade(deployment: &Deployment, host: &Host, path: &[&'static Release]) 
         deployment.facts.plugin_rows.is_none().then(|| "the rows of the database cannot be counted".to_owned())
     });
     Ok(Draft { plan, files, writes, conflicts, path: path.to_vec(), unknown })
+}
+
+/// The step that copies the database, where one is wanted and something is written to it. What steps on rows replace they keep themselves.
+#[must_use]
+pub fn backup_step(wanted: Backup, writes: bool, schema: &[Step]) -> Option<Step> {
+    let end = |step: &Step| match step {
+        Step::MigrateSchema { from, to, .. } => Some((from.clone(), to.clone())),
+        _ => None,
+    };
+    let whole = Step::BackUpDatabase { touched: None };
+    match (wanted, schema.first().and_then(end), schema.last().and_then(end)) {
+        (Backup::None, ..) | (Backup::Touched, None, _) => None,
+        (Backup::Touched, Some((from, _)), Some((_, to))) => Some(Step::BackUpDatabase { touched: Some((from, to)) }),
+        (Backup::Full, ..) | (Backup::Touched, Some(_), None) => writes.then_some(whole),
+    }
 }
 
 /// The step that runs the site's own programs, where there are any.

@@ -67,6 +67,17 @@ pub enum WebServer {
     Stop,
 }
 
+/// What is copied before the database is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backup {
+    /// All of Barbican's tables.
+    Full,
+    /// Those that the schema steps of the run change, and those that refer to them.
+    Touched,
+    /// Nothing, on the operator's own word.
+    None,
+}
+
 /// Where the API is asked whether it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -113,8 +124,8 @@ pub struct Settings {
     pub rollback_command: Option<String>,
     /// `[code] python`: the interpreter of a source deployment.
     pub python: Option<PathBuf>,
-    /// `[database] backup`: false for `none`.
-    pub backup: bool,
+    /// `[database] backup`.
+    pub backup: Backup,
     /// `[database] backup_keep`: how many runs keep theirs.
     pub backup_keep: usize,
     /// `[database] lock_timeout`: how long to wait for a lock in the database.
@@ -123,6 +134,8 @@ pub struct Settings {
     pub direct_connection_file: Option<PathBuf>,
     /// `[database] wait`: how long database and token are awaited after package work.
     pub wait: Duration,
+    /// `[rehearsal] connection_file`: holds the URL of an empty database to rehearse in.
+    pub rehearsal_connection_file: Option<PathBuf>,
     /// `[hsm] timeout`: limit of one call of the PKCS#11 module.
     pub hsm_timeout: Duration,
     /// `[hsm] sessions`: how many sessions of the token may be used.
@@ -154,11 +167,12 @@ impl Default for Settings {
             upgrade_command: None,
             rollback_command: None,
             python: None,
-            backup: true,
+            backup: Backup::Full,
             backup_keep: 3,
             lock_timeout: Duration::from_secs(30),
             direct_connection_file: None,
             wait: Duration::from_secs(120),
+            rehearsal_connection_file: None,
             hsm_timeout: Duration::from_secs(30),
             hsm_sessions: Sessions::Auto,
             endpoint: Endpoint::Auto,
@@ -225,10 +239,7 @@ impl Settings {
             ("upgrade", "orphans") => {
                 self.orphans = one_of(value, &[("refuse", Orphans::Refuse), ("null", Orphans::Null)])?;
             }
-            ("upgrade", "start") => {
-                let known = [("previous", Start::Previous), ("enabled", Start::Enabled), ("none", Start::None)];
-                self.start = one_of(value, &known)?;
-            }
+            ("upgrade", "start") => self.start = one_of(value, &STARTS)?,
             ("hooks", "mode") => {
                 self.hooks = one_of(value, &[("on", Hooks::On), ("gate", Hooks::Gate), ("off", Hooks::Off)])?;
             }
@@ -246,7 +257,7 @@ impl Settings {
             ("code", "upgrade_command") => self.upgrade_command = Some(value.to_owned()),
             ("code", "rollback_command") => self.rollback_command = Some(value.to_owned()),
             ("code", "python") => self.python = Some(absolute(value)?),
-            ("database", "backup") => self.backup = one_of(value, &[("full", true), ("none", false)])?,
+            ("database", "backup") => self.backup = one_of(value, &BACKUPS)?,
             ("database", "backup_keep") => {
                 self.backup_keep = value.parse().context("not a number")?;
                 if self.backup_keep == 0 {
@@ -256,6 +267,7 @@ impl Settings {
             ("database", "lock_timeout") => self.lock_timeout = duration(value)?,
             ("database", "direct_connection_file") => self.direct_connection_file = Some(absolute(value)?),
             ("database", "wait") => self.wait = duration(value)?,
+            ("rehearsal", "connection_file") => self.rehearsal_connection_file = Some(absolute(value)?),
             ("hsm", "timeout") => self.hsm_timeout = duration(value)?,
             ("hsm", "sessions") => self.hsm_sessions = sessions(value)?,
             ("verify", "endpoint") => {
@@ -272,6 +284,9 @@ impl Settings {
         Ok(())
     }
 }
+
+const STARTS: [(&str, Start); 3] = [("previous", Start::Previous), ("enabled", Start::Enabled), ("none", Start::None)];
+const BACKUPS: [(&str, Backup); 3] = [("full", Backup::Full), ("touched", Backup::Touched), ("none", Backup::None)];
 
 fn one_of<T: Copy>(value: &str, known: &[(&str, T)]) -> Result<T> {
     known.iter().find(|(name, _)| *name == value).map(|(_, v)| *v).with_context(|| {

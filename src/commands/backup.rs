@@ -25,7 +25,8 @@ pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
     }
 }
 
-fn about(session: &Session, id: &str) -> Option<About> {
+/// What is written of the backup of a run, where it has one.
+pub(super) fn about(session: &Session, id: &str) -> Option<About> {
     super::runs::known(session, id).ok()?;
     session.host.root.read_json(&journal::run_directory(id).join("backup/database.json")).ok()
 }
@@ -34,7 +35,8 @@ fn list(session: &mut Session) -> Outcome {
     let mut all = Vec::new();
     for id in journal::runs(&session.host.root)? {
         let Some(about) = about(session, &id) else { continue };
-        session.ui.line(format!("{id}  {:12} {:>10}  {}", about.revision, size(about.size), about.database));
+        let part = if about.part.is_some() { ", touched tables only" } else { "" };
+        session.ui.line(format!("{id}  {:12} {:>10}  {}{part}", about.revision, size(about.size), about.database));
         all.push(json!({"run": id, "revision": about.revision, "size": about.size, "digest": about.digest, "database": about.database}));
     }
     if all.is_empty() {
@@ -50,6 +52,12 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
     let Some(about) = about(session, id) else {
         return Err(Failure::new(Exit::Failed, anyhow!("run {id} has no backup")).next("backup list"));
     };
+    if let Some((part, _)) = &about.part {
+        let error = anyhow!("the backup of run {id} is of some tables only ({part})");
+        return Err(Failure::new(Exit::Blocked, error)
+            .hint("a rollback of that run puts them back with all else: keymgr-upgrade rollback")
+            .next("backup list"));
+    }
     let mut site = super::any_site(session)?;
     session.nothing_runs(&site)?;
     if site.shown() != about.database {

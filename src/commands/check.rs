@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::look::{Look, look};
 use super::runs::following;
-use super::{Outcome, Session};
+use super::{Outcome, Session, rehearse};
 use crate::cli::Target;
 use crate::deployment::{Code, Depth};
 use crate::error::Exit;
@@ -20,6 +20,8 @@ pub(super) fn check(session: &mut Session, target: &Target) -> Outcome {
     show(&mut session.ui, &look);
     let (fails, warns) = (look.fails(), look.warns());
     session.ui.line("");
+    rehearse::quote(&session.host.root, &mut session.ui, &look);
+    rehearse::mention(session);
     let (exit, verdict, next) = match (fails, warns) {
         (0, 0) => (Exit::Done, "ready", format!("upgrade {}", look.arguments())),
         (0, _) => (Exit::Failed, "ready, with warnings", format!("upgrade {}", look.arguments())),

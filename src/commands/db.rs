@@ -10,8 +10,9 @@ use crate::cli::{Db, Word};
 use crate::db::{self, Access, Database, Dialect, Ledger, Orphans, Proof};
 use crate::deployment::{Deployment, Depth, Site};
 use crate::error::{Exit, Failure};
-use crate::plan::{Kind, Plan, schema_steps};
+use crate::plan::{Kind, Plan, backup_step, schema_steps};
 use crate::release::Catalogue;
+use crate::settings::Backup;
 use crate::step::Step;
 
 pub(super) fn db(session: &mut Session, verb: Db) -> Outcome {
@@ -210,24 +211,24 @@ fn migrate(session: &mut Session, revision: Option<&str>, mut locks: Locks, yes:
 fn schema_plan(session: &Session, site: &Site, at: &str, to: &str) -> Result<Plan, Failure> {
     let catalogue = Catalogue::embedded()?;
     let last = catalogue.release_of_revision(to).context("the revision belongs to no release")?;
-    let mut steps = Vec::new();
-    if session.host.settings.backup {
-        steps.push(Step::BackUpDatabase);
-    }
-    for step in schema_steps(Some(at), last)? {
-        steps.push(match step {
-            Step::MigrateSchema { release, from, to: end } if db::position(&end).ok() > db::position(to).ok() => {
-                Step::MigrateSchema { release, from, to: to.to_owned() }
-            }
-            step => step,
-        });
-    }
+    let schema = schema_steps(Some(at), last)?.into_iter().map(|step| match step {
+        Step::MigrateSchema { release, from, to: end } if db::position(&end).ok() > db::position(to).ok() => {
+            Step::MigrateSchema { release, from, to: to.to_owned() }
+        }
+        step => step,
+    });
+    let schema: Vec<Step> = schema.collect();
+    let backup = backup_step(session.host.settings.backup, true, &schema);
+    let steps = backup.into_iter().chain(schema).collect();
     Ok(Plan::of(Kind::Db, &session.host, site, steps))
 }
 
 fn blockers(session: &mut Session, deployment: &Deployment, at: &str, to: &str) -> Result<(), Failure> {
     if let Some(problem) = deployment.database.as_ref().ok().and_then(|facts| facts.problems.first()) {
-        let what = if session.host.settings.backup { "no backup can be taken" } else { "a migration would fail" };
+        let what = match session.host.settings.backup {
+            Backup::Full | Backup::Touched => "no backup can be taken",
+            Backup::None => "a migration would fail",
+        };
         let error = anyhow!("{what}: {}", problem.title);
         return Err(Failure::new(Exit::Blocked, error).hint(problem.remedy.clone()).next("check"));
     }

@@ -80,7 +80,8 @@ pub(super) fn look(session: &Session, target: &Target, depth: Depth) -> Result<L
     look_on(session, target, deployment)
 }
 
-fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Result<Look, Failure> {
+/// The same on facts that are known already.
+pub(super) fn look_on(session: &Session, target: &Target, mut deployment: Deployment) -> Result<Look, Failure> {
     let settings = &session.host.settings;
     let to = target_of(target, &deployment)?;
     let approval = Approval::find(&session.host.root, &to.id, time::now())?;

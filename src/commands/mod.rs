@@ -15,6 +15,7 @@ mod look;
 mod notes;
 mod plan;
 mod proof;
+mod rehearse;
 mod run;
 mod runs;
 mod service;
@@ -196,6 +197,7 @@ impl Session {
             Verb::Check(target) => check::check(self, &target),
             Verb::Notes { target, all } => notes::notes(self, &target, all),
             Verb::Plan { target, diff, as_shell } => plan::plan(self, &target, diff, as_shell),
+            Verb::Rehearse { target, backup, clean } => rehearse::rehearse(self, &target, backup.as_deref(), clean),
             Verb::Approve(target) => plan::approve(self, &target),
             Verb::Upgrade { target, word, yes } => run::upgrade(self, &target, word, yes),
             Verb::Resume { accept_changes, word } => run::resume(self, accept_changes, word),

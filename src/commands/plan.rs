@@ -5,7 +5,7 @@ use serde_json::json;
 use similar::TextDiff;
 
 use super::look::{Look, look};
-use super::{Outcome, Session, notes, shell};
+use super::{Outcome, Session, notes, rehearse, shell};
 use crate::approval::Approval;
 use crate::cli::Target;
 use crate::config::masked;
@@ -17,6 +17,7 @@ use crate::finding::{Finding, Severity};
 use crate::ini::Dialect;
 use crate::plan::FileChange;
 use crate::release::{Release, Severity as NoteSeverity};
+use crate::settings::Backup;
 use crate::step::Step;
 use crate::time;
 use crate::ui::Ui;
@@ -49,11 +50,13 @@ pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell:
     } else {
         title(&mut session.ui, &look);
         steps(&mut session.ui, &look, &sql);
+        rehearse::quote(&session.host.root, &mut session.ui, &look);
     }
     Ok((Exit::Done, next(&look)))
 }
 
-fn next(look: &Look) -> String {
+/// What brings the plan forward.
+pub(super) fn next(look: &Look) -> String {
     if look.is_done() {
         "status".to_owned()
     } else if look.findings.iter().any(|f| f.id == "notes" && f.severity == Severity::Fail) {
@@ -100,6 +103,7 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::StopUnits { units } | Step::StartUnits { units } | Step::VerifyService { units } => {
                 ui.paragraph(&units.join(" "), 4)
             }
+            Step::BackUpDatabase { touched: Some(way) } => ui.paragraph(&touched_words(&look.deployment, way), 4),
             Step::RunHooks { hooks, .. } => ui.paragraph(&hooks.join(" "), 4),
             Step::ResignKeks => {
                 let old = look.deployment.survey.as_ref().map_or(0, |s| count(s.kek_counts().get("old")));
@@ -192,6 +196,7 @@ pub(super) fn approve(session: &mut Session, target: &Target) -> Outcome {
     }
     let blocking =
         look.findings.iter().filter(|f| f.severity == Severity::Fail && f.id != "notes" && !f.approvable).count();
+    rehearse::quote(&session.host.root, &mut session.ui, &look);
     let now = time::now();
     let approval = Approval {
         format: 1,
@@ -227,8 +232,17 @@ pub(super) fn who() -> String {
     }
 }
 
+/// Which tables a backup is of that keeps what is touched, and why.
+fn touched_words(deployment: &Deployment, (from, to): &(String, String)) -> String {
+    match deployment.site.open(Access::ReadOnly).and_then(|database| Ok(database.touched(from, to)?)) {
+        Ok(Some(part)) => part.to_string(),
+        Ok(None) => "the whole file: of SQLite's some tables cannot be put back alone".to_owned(),
+        Err(why) => format!("{why:#}"),
+    }
+}
+
 /// The summary that `upgrade` shows before it asks.
-pub(super) fn summary(ui: &mut Ui, look: &Look) {
+pub(super) fn summary(ui: &mut Ui, look: &Look, wanted: Backup) {
     let Ok(draft) = &look.draft else { return };
     title(ui, look);
     let stops = if look.deployment.running.is_empty() {
@@ -244,10 +258,16 @@ pub(super) fn summary(ui: &mut Ui, look: &Look) {
         changes.push(format!("{name} ({})", number(file.words.len(), "change")));
     }
     ui.row("changes", &changes.join(", "));
-    let backup = if draft.plan.steps.contains(&Step::BackUpDatabase) {
-        look.deployment.database.as_ref().map_or_else(|_| String::new(), |d| crate::step::size(d.size))
-    } else {
-        "none needed".to_owned()
+    let size = || look.deployment.database.as_ref().map_or_else(|_| String::new(), |d| crate::step::size(d.size));
+    let backup = match draft.plan.steps.iter().find(|s| matches!(s, Step::BackUpDatabase { .. })) {
+        Some(Step::BackUpDatabase { touched: Some(way) }) => {
+            format!("{} at most: {}", size(), touched_words(&look.deployment, way))
+        }
+        Some(_) => size(),
+        None if draft.writes && wanted == Backup::Touched => {
+            "none needed: no schema step; the old values of rows are kept".to_owned()
+        }
+        None => "none needed".to_owned(),
     };
     ui.row("backup", &backup);
     let undo = if schema > 0 && !draft.plan.backs_up() {

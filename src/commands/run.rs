@@ -60,7 +60,7 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         return Err(Failure::new(Exit::Blocked, error).hint("look at it anew, and say yes again").next(next));
     }
     if session.shown.is_none() && asked != Some(digest.as_str()) {
-        summary(&mut session.ui, &look);
+        summary(&mut session.ui, &look, session.host.settings.backup);
         if !session.confirm(yes, "Proceed?", &format!("upgrade {}", look.arguments()))? {
             session.ui.line("Nothing was done.");
             return Ok((Exit::Done, format!("plan {}", look.arguments())));

@@ -13,20 +13,16 @@ use crate::step::Step;
 /// It stops at the first command that fails. Statements and edits are the very ones of the plan; only what needs the token is left to this program.
 pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<String>)]) -> Result<Vec<String>, Failure> {
     let draft = look.draft()?;
-    let root = session.host.root.path();
     let database = look.deployment.site.open(Access::ReadOnly)?;
     let dialect = database.dialect();
     let (client, dump) = database.by_hand().map_err(anyhow::Error::from)?;
-    let words: Vec<String> = globals(&session.global).iter().map(|w| shell_word(w)).collect();
-    let ours = [&["keymgr-upgrade".to_owned()], words.as_slice()].concat().join(" ");
-    let image = !session.host.root.is_host();
+    let words = globals(&session.global).into_iter().map(|word| shell_word(&word));
+    let ours = std::iter::once("keymgr-upgrade".to_owned()).chain(words).collect::<Vec<_>>().join(" ");
     // Lines around a change may hold secrets, and would then not be found in the file.
     let diffs = diffs_with(&draft.files, look.to, 0)?;
+    let way = format!("{} -> {}", look.deployment.from.release.name, look.to.name);
     let mut lines = vec![
-        format!(
-            "# {} -> {}, by hand. As root; it stops at the first command that fails.",
-            look.deployment.from.release.name, look.to.name
-        ),
+        format!("# {way}, by hand. As root; it stops at the first command that fails."),
         "set -eu".to_owned(),
         "backup=$(mktemp -d /var/tmp/barbican-before.XXXXXX)".to_owned(),
         "echo \"Backups go to $backup\"".to_owned(),
@@ -35,21 +31,20 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
     for (index, step) in draft.plan.steps.iter().enumerate() {
         lines.extend([String::new(), format!("# {}. {}", index + 1, step.title())]);
         match step {
-            step if image && step.is_about_services() => {
+            step if !session.host.root.is_host() && step.is_about_services() => {
                 lines.push("# nothing runs in an image".to_owned());
             }
-            Step::RunHooks { when, phase, hooks } => {
-                let path = |name: &String| shell_word(&hook_path(*when, name).display().to_string());
-                let arguments = format!("{} {} {phase}", draft.plan.from, draft.plan.to);
-                lines.extend(hooks.iter().map(|name| format!("{} {arguments}", path(name))));
-            }
+            Step::RunHooks { when, phase, hooks } => lines.extend(hooks.iter().map(|name| {
+                let path = shell_word(&hook_path(*when, name).display().to_string());
+                format!("{path} {} {} {phase}", draft.plan.from, draft.plan.to)
+            })),
             Step::StopUnits { units } if units.is_empty() => lines.push("# none runs".to_owned()),
             Step::StopUnits { units } => lines.push(format!("systemctl stop {}", units.join(" "))),
             Step::StartUnits { units } => lines.push(format!("systemctl start {}", units.join(" "))),
             Step::VerifyService { units } => lines.push(format!("systemctl is-active {}", units.join(" "))),
             Step::HoldUnits { units } => lines.push(format!("systemctl mask --runtime {}", units.join(" "))),
             Step::UnholdUnits { units, .. } => lines.push(format!("systemctl unmask --runtime {}", units.join(" "))),
-            Step::BackUpDatabase => lines.push(dump.clone()),
+            Step::BackUpDatabase { .. } => lines.push(dump.clone()),
             Step::AwaitCode { release } => lines.push(format!("# install the code of {release} here, then go on")),
             Step::MigrateSchema { .. } => migration(dialect, &client, step, sql, &mut lines),
             Step::ResignKeks | Step::RecordMechanism if signed => {
@@ -67,7 +62,7 @@ pub(super) fn procedure(session: &Session, look: &Look, sql: &[(String, Vec<Stri
                     shell_word(&session.host.root.shown(path).display().to_string())
                 ));
                 if let Some((_, text)) = diffs.iter().find(|(p, _)| *p == file) {
-                    edit(&root.display().to_string(), text, &mut lines);
+                    edit(&session.host.root.path().display().to_string(), text, &mut lines);
                 }
             }
             Step::RepairHexText => lines.push(format!("{ours} db repair-hex --yes")),

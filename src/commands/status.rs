@@ -7,7 +7,7 @@ use nix::fcntl::FlockArg;
 use serde_json::json;
 
 use super::runs::{baseline, following, load, name, phase};
-use super::{Outcome, Session};
+use super::{Outcome, Session, rehearse};
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Lock, Phase, RunState};
@@ -41,6 +41,7 @@ fn wait_for_lock(session: &Session) -> Result<(), Failure> {
 
 /// No run is open.
 fn idle(session: &mut Session) -> Outcome {
+    rehearse::mention(session);
     let deployment = match Deployment::look(&session.host, session.global.from.as_deref(), Depth::Shallow) {
         Ok(deployment) => deployment,
         Err(error) => {

@@ -308,6 +308,14 @@ impl Guard {
         }
     }
 
+    /// The names of the tables that it is about.
+    pub(super) fn tables(&self) -> Vec<&str> {
+        match self {
+            Self::RenameTable { old, new } => vec![old, new],
+            one => one.table().into_iter().collect(),
+        }
+    }
+
     /// Whether the statement changes rows only.
     pub(super) fn is_data(&self) -> bool {
         matches!(self, Self::Fill { .. } | Self::Tidy { .. })

@@ -20,6 +20,7 @@ mod owner;
 mod pages;
 mod precondition;
 mod rows;
+mod scratch;
 mod server;
 mod shape;
 mod sqlite;
@@ -37,12 +38,13 @@ use std::{
 
 pub use chain::{Precondition, Revision, between, chain, head, position};
 pub use direct::{pooler, same};
-pub use dump::{DumpError, FIRST, Problem, shell_word};
+pub use dump::{DumpError, FIRST, Part, Problem, shell_word};
 pub use error::{Error, Result};
 pub use hex::{HexColumn, decode_hex_text, is_hex_text};
 pub use ledger::Ledger;
 pub use lock::{Claim, Holder, Lock, holder, unlock};
 pub use pages::{Change, Cursor, PAGE, TextColumn};
+pub use scratch::{create, remove};
 pub use server::Kept;
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use states::{Kind, State, States, Which};
@@ -363,7 +365,7 @@ impl Database {
     pub fn fingerprint(&self) -> Result<String> {
         match &self.inner {
             Inner::Sqlite(sqlite) => sqlite.reading()?.fingerprint(),
-            Inner::Server(server) => server.fingerprint(),
+            Inner::Server(server) => server.fingerprint(None),
         }
     }
 
@@ -380,7 +382,64 @@ impl Database {
     pub fn backup_to(&self, path: &Path) -> Result<String> {
         match &self.inner {
             Inner::Sqlite(sqlite) => sqlite.backup_to(path),
-            Inner::Server(server) => server.backup_to(path),
+            Inner::Server(server) => server.backup_to(path, None),
+        }
+    }
+
+    /// The tables that a migration from `from` to `to` touches; `None` where a copy of these alone could not be put back: SQLite's is of the file.
+    pub fn touched(&self, from: &str, to: &str) -> Result<Option<Part>> {
+        match &self.inner {
+            Inner::Sqlite(_) => Ok(None),
+            Inner::Server(server) => server.touched(from, to).map(Some),
+        }
+    }
+
+    /// As [`Self::backup_to`], of these tables of a database on a server alone, and with their fingerprint.
+    pub fn backup_part_to(&self, path: &Path, part: &Part) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
+            Inner::Server(server) => server.backup_to(path, Some(part)),
+        }
+    }
+
+    /// As [`Self::restore_from`], of a dump that [`Self::backup_part_to`] took: all other tables stay as they are.
+    pub fn restore_part_from(&self, backup: &Path, part: &Part) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
+            Inner::Server(server) => server.restore_from(backup, Some(part)),
+        }
+    }
+
+    /// As [`Self::fingerprint`], of these tables of a database on a server alone.
+    pub fn fingerprint_of(&self, part: &Part) -> Result<String> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.reading()?.fingerprint(),
+            Inner::Server(server) => server.fingerprint(Some(&part.tables)),
+        }
+    }
+
+    /// Copies the database to `path`, mode 0600, while others work with it. Nothing is locked for longer than SQLite's own copy takes, and nothing
+    /// is tried or made on a server.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => sqlite.backup_to(path).map(drop),
+            Inner::Server(server) => server.copy_to(path),
+        }
+    }
+
+    /// Loads a dump that [`Self::copy_to`] or [`Self::backup_to`] made into an empty database on a server: whatever is there already is an error.
+    pub fn fill_from(&self, dump: &Path) -> Result<()> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
+            Inner::Server(server) => server.fill_from(dump),
+        }
+    }
+
+    /// Takes away Barbican's tables from a database on a server.
+    pub fn clear(&self) -> Result<()> {
+        match &self.inner {
+            Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
+            Inner::Server(server) => server.clear(),
         }
     }
 
@@ -395,7 +454,7 @@ impl Database {
     pub fn restore_from(&self, backup: &Path) -> Result<String> {
         match &self.inner {
             Inner::Sqlite(sqlite) => Err(Error::NotADatabase { path: sqlite.path().clone() }),
-            Inner::Server(server) => server.restore_from(backup),
+            Inner::Server(server) => server.restore_from(backup, None),
         }
     }
 

@@ -277,6 +277,12 @@ impl Url {
         (!host.is_empty()).then_some(other)
     }
 
+    /// Another database on the same server.
+    #[must_use]
+    pub fn with_database(&self, name: &str) -> Self {
+        Self { database: name.to_owned(), ..self.clone() }
+    }
+
     /// The parameters after `?`, values percent-decoded, in the order written.
     #[must_use]
     pub fn params(&self) -> &[(String, String)] {

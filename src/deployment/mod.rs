@@ -10,6 +10,7 @@ mod reach;
 mod record;
 mod services;
 mod site;
+mod stand_in;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use launcher::fuzz;
@@ -24,7 +25,7 @@ pub use code::{Code, installed_code, installed_packages};
 pub use discover::{Found, Stray, WebFile};
 pub use hooks::{HookPhase, Hooks, When, hook_path, hooks, is_hook};
 pub use identify::{Identified, identify};
-pub use reach::Occupied;
+pub use reach::{Occupied, url_in};
 pub use record::{Recorded, paste_dialect, record_path, recorded};
 pub use services::{Held, held_path, ran_before_hold};
 pub use site::{Host, Site, leads_elsewhere, read_mechanism};
@@ -33,6 +34,7 @@ use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, HexColumn, Ledger, Problem, Verification};
 use crate::kek::Survey;
 use crate::release::{Catalogue, Facts, Release};
+use crate::settings::Backup;
 
 /// What is known of the database.
 #[derive(Debug)]
@@ -318,8 +320,10 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Re
     if whole {
         facts.rows = database.row_counts()?;
         facts.size = database.size()?;
-        facts.problems =
-            if host.settings.backup { database.backup_problems()? } else { database.missing_privileges()? };
+        facts.problems = match host.settings.backup {
+            Backup::Full | Backup::Touched => database.backup_problems()?,
+            Backup::None => database.missing_privileges()?,
+        };
         facts.hex_text = database.hex_counts()?;
         facts.hex_cure = database.hex_cure()?;
     }

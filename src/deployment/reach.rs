@@ -44,7 +44,7 @@ impl Server {
     pub(super) fn load(host: &Host, url: Option<&Url>) -> Result<Option<Self>> {
         let Some(configured) = url.filter(|u| u.dialect() != Dialect::Sqlite) else { return Ok(None) };
         let direct = match &host.settings.direct_connection_file {
-            Some(file) => Some(direct(&host.root, file, configured)?),
+            Some(file) => Some(url_in(&host.root, "[database] direct_connection_file", file, configured)?),
             None => None,
         };
         Ok(Some(Self {
@@ -136,10 +136,12 @@ impl Occupied {
     }
 }
 
-/// The URL in `file`, which holds a password and is trusted with all data: only its owner and group may read it, only its
+/// The URL in `file`, which the setting `name` names, and which holds a password and is trusted with all data: only its owner and group may read it, only its
 /// owner may write it, and that is root or who we are.
-fn direct(root: &Root, file: &Path, configured: &Url) -> Result<Url> {
-    let name = "[database] direct_connection_file";
+///
+/// # Errors
+/// If it cannot be read, or is not of the same dialect as `configured`.
+pub fn url_in(root: &Root, name: &str, file: &Path, configured: &Url) -> Result<Url> {
     let shown = root.shown(file);
     let contents = root.read(file)?.with_context(|| format!("{name}: no such file: {}", shown.display()))?;
     let attributes = contents.attributes;

@@ -61,6 +61,9 @@ pub(super) struct Services {
 
 impl Services {
     pub(super) fn of(host: &Host) -> Result<Self> {
+        if let Some(stand_in) = &host.stand_in {
+            return Ok(Self { systemd: None, units: stand_in.units.clone() });
+        }
         let Some(systemd) = host.systemd()? else { return Ok(Self::default()) };
         let units = systemd.units(&host.root, &host.unit_names()?)?;
         Ok(Self { systemd: Some(systemd.clone()), units })

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::discover::{self, Found};
 use super::reach::{Occupied, Server, Ways};
 use super::services::Services;
+use super::stand_in::StandIn;
 use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
 use crate::files::Root;
@@ -44,6 +45,8 @@ pub struct Host {
     pub allow_network_db: bool,
     /// Our own executable, started as the PKCS#11 worker.
     pub worker: PathBuf,
+    /// What of another host this one stands in for.
+    pub(super) stand_in: Option<StandIn>,
     /// What was found to run Barbican, once it was looked for.
     found: OnceCell<Found>,
     /// The way to systemd, once it was looked for.
@@ -58,8 +61,8 @@ impl Host {
     /// The host or image below `root`, with these settings; `worker` is our own executable.
     #[must_use]
     pub fn new(root: Root, settings: Settings, worker: PathBuf) -> Self {
-        let (found, systemd, services, ways) = Default::default();
-        Self { root, settings, module: None, allow_network_db: false, worker, found, systemd, services, ways }
+        let (stand_in, found, systemd, services, ways) = Default::default();
+        Self { root, settings, module: None, allow_network_db: false, worker, stand_in, found, systemd, services, ways }
     }
 
     #[cfg(test)]
@@ -153,7 +156,10 @@ impl Site {
     /// # Errors
     /// If an option cannot be read or has a value that is not known.
     pub fn load(host: &Host, config: &Config, release: &Release) -> Result<Self> {
-        let url = database_url(config, release)?;
+        let url = match &host.stand_in {
+            Some(stand_in) => Some(stand_in.url.clone()),
+            None => database_url(config, release)?,
+        };
         let path = match &url {
             Some(url) if url.dialect() == Dialect::Sqlite => sqlite_path(&host.root, url).map_err(|e| format!("{e:#}")),
             Some(url) => Err(format!("{url}: not an SQLite file")),
@@ -200,6 +206,14 @@ impl Site {
     #[must_use]
     pub fn url(&self) -> Option<&Url> {
         self.url.as_ref()
+    }
+
+    /// The URL by which the server is reached; `None` for a file.
+    ///
+    /// # Errors
+    /// If it cannot be worked with.
+    pub fn reached(&self) -> Result<Option<&Url>> {
+        self.server.as_ref().map(Server::url).transpose()
     }
 
     /// The SQLite file on this host.

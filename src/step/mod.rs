@@ -23,7 +23,7 @@ pub use code::{CodeAwaited, Offer, offered};
 pub use data::{BASELINE, KEKS, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
-pub use schema::{About, restore as restore_backup, size};
+pub use schema::{About, copy_of_backup, restore as restore_backup, size};
 pub use unit::NewData;
 pub use verify::NOT_PROVED;
 
@@ -57,7 +57,11 @@ pub enum Step {
         units: Vec<String>,
     },
     /// Copy the database into the run directory.
-    BackUpDatabase,
+    BackUpDatabase {
+        /// Only the tables that a migration touches, from this revision to that one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        touched: Option<(String, String)>,
+    },
     /// Have the code of a release installed: by the configured command, or by the operator.
     AwaitCode {
         /// The release, by its id.
@@ -270,7 +274,7 @@ impl Step {
             Self::RunHooks { when, phase, .. } => format!("hooks {when} {phase}"),
             Self::StopUnits { .. } => "stop services".to_owned(),
             Self::HoldUnits { .. } => "hold services".to_owned(),
-            Self::BackUpDatabase => "back up database".to_owned(),
+            Self::BackUpDatabase { .. } => "back up database".to_owned(),
             Self::AwaitCode { release } => format!("code of {release}"),
             Self::MigrateSchema { to, .. } => format!("schema {to}"),
             Self::ResignKeks => "KEK signatures".to_owned(),
@@ -309,7 +313,7 @@ impl Step {
     #[must_use]
     pub fn undo_writes_database(&self, context: &Context<'_>, undo: &Undo) -> bool {
         match self {
-            Self::BackUpDatabase => schema::has_backup(context),
+            Self::BackUpDatabase { .. } => schema::has_backup(context),
             _ => self.writes_database() || *undo == Undo::Database,
         }
     }
@@ -323,7 +327,7 @@ impl Step {
             Self::RunHooks { when, phase, hooks } => hooks::observe(context, *when, *phase, hooks),
             Self::StopUnits { units } => unit::observe_stopped(context, units),
             Self::HoldUnits { units } => unit::observe_held(context, units),
-            Self::BackUpDatabase => schema::observe_backup(context),
+            Self::BackUpDatabase { .. } => schema::observe_backup(context),
             Self::AwaitCode { release } => code::observe_code(context, release),
             Self::MigrateSchema { from, to, .. } => schema::observe(context, from, to),
             Self::ResignKeks => data::observe_keks(context),
@@ -355,7 +359,7 @@ impl Step {
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
             Self::UnholdUnits { .. } => unit::prepare_unhold(context),
-            Self::BackUpDatabase => Ok(Undo::Database),
+            Self::BackUpDatabase { .. } => Ok(Undo::Database),
             Self::AwaitCode { release } => code::prepare(context, release),
             Self::MigrateSchema { .. } => schema::prepare(context),
             Self::ResignKeks => data::prepare_keks(context),
@@ -376,7 +380,7 @@ impl Step {
             Self::RunHooks { when, phase, hooks } => hooks::run(context, *when, *phase, hooks)?,
             Self::StopUnits { units } => unit::stop(context, units)?,
             Self::HoldUnits { units } => unit::hold(context, units)?,
-            Self::BackUpDatabase => schema::back_up(context)?,
+            Self::BackUpDatabase { touched } => schema::back_up(context, touched.as_ref())?,
             Self::AwaitCode { release } => return code::install(context, release),
             Self::MigrateSchema { from, to, .. } => schema::apply(context, from, to)?,
             Self::ResignKeks => data::resign(context)?,
@@ -415,7 +419,7 @@ impl Step {
         match (self, undo) {
             (_, Undo::Nothing) => Ok(false),
             (Self::RunHooks { when, phase, .. }, Undo::Hooks) => hooks::run_back(context, *when, *phase),
-            (Self::BackUpDatabase, Undo::Database) => schema::restore_moved(context),
+            (Self::BackUpDatabase { .. }, Undo::Database) => schema::restore_moved(context),
             (_, Undo::Database) => schema::restore(context),
             (Self::ResignKeks, Undo::Rows { file, .. }) => data::restore_keks(context, file),
             (Self::RepairHexText, Undo::Rows { file, .. }) => hex::restore(context, file),

@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{self, Access, Cursor, Database, Dialect, Ledger};
+use crate::db::{self, Access, Cursor, Database, Dialect, Ledger, Part};
+use crate::files::Root;
 use crate::journal::private;
 
 const ABOUT: &str = "backup/database.json";
@@ -23,7 +24,7 @@ const SUMS: &str = "SHA256SUMS";
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// Format of this file: 1 (of SQLite only, without what came with 2) or 2.
+    /// Format of this file: 1 (of SQLite only, without what came with 2), 2 or 3.
     pub format: u32,
     /// The dialect, as files in `migrations/` spell it.
     #[serde(default = "sqlite")]
@@ -47,6 +48,9 @@ pub struct About {
     /// SHA-256 of the files beside it, by name; none in format 1.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
+    /// The tables that it is of, and their fingerprint; none where it is of all. Came with format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<(Part, String)>,
 }
 
 fn sqlite() -> String {
@@ -54,7 +58,7 @@ fn sqlite() -> String {
 }
 
 impl About {
-    const FORMAT: u32 = 2;
+    const FORMAT: u32 = 3;
 
     /// The name of the copy itself.
     #[must_use]
@@ -86,6 +90,9 @@ fn copy_name(dialect: &str) -> &'static str {
 /// Text for whoever has to restore without this tool: `commands` do it in `directory`.
 fn restore_text(about: &About, directory: &Path, commands: &str) -> String {
     let indented = |text: &str| text.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    let only = about.part.as_ref().map_or_else(String::new, |(part, _)| {
+        format!("Tables:      {part}\n             Of all others there is no copy: they must be as they were.\n")
+    });
     let how = match about.dialect.as_str() {
         "sqlite" => "INTO the file, not over it: a leftover -wal would\n   undo a replaced file. Owner and mode stay",
         "postgresql" => {
@@ -97,7 +104,7 @@ fn restore_text(about: &About, directory: &Path, commands: &str) -> String {
     };
     format!(
         "How to put this database back by hand, without keymgr-upgrade\n\n\
-         Database:    {}\nServer:      {}\nRevision:    {}\n\n\
+         Database:    {}\nServer:      {}\nRevision:    {}\n{only}\n\
          1. Stop every barbican service on every host, and see that they are stopped.\n\n\
          2. Go to this directory and check the copy:\n\n{}\n\
          3. Put it back, {how}:\n\n{}\n\
@@ -135,7 +142,8 @@ pub(super) fn observe_backup(context: &mut Context<'_>) -> Result<Observed> {
     if revision(&database)? == about.revision && database.fingerprint()? != about.fingerprint {
         return Ok(Observed::Before);
     }
-    Ok(Observed::After(format!("{}, digest checked", size(about.size))))
+    let part = about.part.as_ref().map_or_else(String::new, |(part, _)| format!("; {part}"));
+    Ok(Observed::After(format!("{}, digest checked{part}", size(about.size))))
 }
 
 /// Bytes for people.
@@ -158,8 +166,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// What is written of the backup of the run.
-fn about(context: &Context<'_>) -> Result<About> {
-    let about: About = context.root().read_json(&context.file(ABOUT))?;
+fn about(root: &Root, directory: &Path) -> Result<About> {
+    let about: About = root.read_json(&directory.join(ABOUT))?;
     if about.format > About::FORMAT {
         bail!("the backup was taken by a newer keymgr-upgrade: use that one");
     }
@@ -168,15 +176,28 @@ fn about(context: &Context<'_>) -> Result<About> {
 
 /// The backup of the run, if it is whole.
 pub(super) fn check_backup(context: &Context<'_>) -> Result<About> {
-    let about = about(context)?;
+    checked(context.root(), &context.directory)
+}
+
+/// The copy in the backup of the run in this directory, on this host, if the backup is whole.
+///
+/// # Errors
+/// If it is not.
+pub fn copy_of_backup(root: &Root, directory: &Path) -> Result<PathBuf> {
+    let about = checked(root, directory)?;
+    Ok(root.real_path(&directory.join("backup"))?.join(about.copy()))
+}
+
+fn checked(root: &Root, directory: &Path) -> Result<About> {
+    let about = about(root, directory)?;
     let of_copy = (&about.digest, about.copy());
     for (wanted, name) in about.files.iter().map(|(name, digest)| (digest, name.as_str())).chain([of_copy]) {
-        let file = context.file(&format!("backup/{name}"));
-        let shown = context.root().shown(&file);
-        if !context.root().exists(&file) {
+        let file = directory.join("backup").join(name);
+        let shown = root.shown(&file);
+        if !root.exists(&file) {
             bail!("backup {} is missing", shown.display());
         }
-        if digest_of(&context.root().real_path(&file)?)?.0 != *wanted {
+        if digest_of(&root.real_path(&file)?)?.0 != *wanted {
             bail!("backup {} is damaged: its digest is not the one taken with it", shown.display());
         }
     }
@@ -230,14 +251,25 @@ fn write_keks(context: &Context<'_>, database: &Database) -> Result<String> {
     Ok(hex(hash))
 }
 
-pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
+pub(super) fn back_up(context: &mut Context<'_>, touched: Option<&(String, String)>) -> Result<()> {
     let database = context.site.open(Access::ReadOnly)?;
     let dialect = database.dialect().name().to_owned();
     let copy = copy_name(&dialect);
     let directory = context.root().real_path(&context.file("backup"))?;
     // Without a description what lies there is no backup: one that is cut short while an older one is replaced is taken again.
     context.root().remove(&context.file(ABOUT))?;
-    let fingerprint = database.backup_to(&directory.join(copy)).context("backing up the database")?;
+    let part = match touched {
+        Some((from, to)) => database.touched(from, to)?,
+        None => None,
+    };
+    let backing = "backing up the database";
+    let (fingerprint, part) = match part {
+        Some(part) => {
+            let of_part = database.backup_part_to(&directory.join(copy), &part).context(backing)?;
+            (database.fingerprint()?, Some((part, of_part)))
+        }
+        None => (database.backup_to(&directory.join(copy)).context(backing)?, None),
+    };
     crash::point("backup copied");
     let (digest, size) = digest_of(&directory.join(copy))?;
     let mut files = BTreeMap::from([(KEKS.to_owned(), write_keks(context, &database)?)]);
@@ -255,6 +287,7 @@ pub(super) fn back_up(context: &mut Context<'_>) -> Result<()> {
         digest,
         size,
         files,
+        part,
     };
     let text = restore_text(&about, &directory, &database.restore_commands(copy)?);
     let write = |name: &str, bytes: &[u8]| context.root().write(&context.file(name), bytes, private());
@@ -322,7 +355,7 @@ pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
     if !context.root().exists(&context.file(ABOUT)) {
         return Ok(false);
     }
-    let about = about(context)?;
+    let about = about(context.root(), &context.directory)?;
     match context.site.open(Access::ReadOnly)?.revision()? {
         Ledger::At(revision) if revision == about.revision => Ok(false),
         // Of a restore that was killed on MySQL the ledger is what is missing until its very end.
@@ -343,6 +376,9 @@ pub fn restore(context: &mut Context<'_>) -> Result<bool> {
             context.site.shown()
         );
     }
+    if let Some((part, of_part)) = &about.part {
+        return restore_part(context, &about, part, of_part);
+    }
     if context.site.open(Access::ReadOnly)?.fingerprint()? == about.fingerprint {
         return Ok(false);
     }
@@ -356,6 +392,24 @@ pub fn restore(context: &mut Context<'_>) -> Result<bool> {
     let restored = restored.with_context(by_hand)?;
     let rows = context.site.open(Access::ReadOnly)?.row_counts()?;
     if restored != about.fingerprint || !about.rows.is_empty() && rows != about.rows {
+        bail!("the restored database is not what was backed up; see RESTORE.txt beside {}", copy.display());
+    }
+    Ok(true)
+}
+
+/// Puts back the tables that the migration touched. The others must be as they were: what steps of the run replaced there they have put back by now,
+/// and new rows of others may only stay on the operator's word.
+fn restore_part(context: &Context<'_>, about: &About, part: &Part, of_part: &str) -> Result<bool> {
+    let database = context.site.open(Access::ReadWrite)?;
+    if database.fingerprint_of(part)? == of_part {
+        return Ok(false);
+    }
+    let copy: PathBuf = context.root().real_path(&context.file("backup"))?.join(about.copy());
+    let restored = database.restore_part_from(&copy, part);
+    let restored =
+        restored.with_context(|| format!("restoring the tables that were touched; see {}", copy.display()))?;
+    let whole = context.site.open(Access::ReadOnly)?.fingerprint()?;
+    if restored != of_part || whole != about.fingerprint && !context.discard {
         bail!("the restored database is not what was backed up; see RESTORE.txt beside {}", copy.display());
     }
     Ok(true)

@@ -16,11 +16,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Dialect, Result, backup, chain, error, head,
     known::Known,
     server::Server,
-    shape::{LEDGER, Shape},
+    shape::{LEDGER, LOCK, PROBE, Shape},
     wire::{Row, Wire},
 };
 use crate::{command::Output, crash};
@@ -111,18 +113,52 @@ pub(super) fn known_tables(dialect: Dialect) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
+/// Some of Barbican's tables, which can be copied and put back without the others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Those that are there before the migration: they are copied.
+    pub tables: BTreeSet<String>,
+    /// Those that are taken away before these are put back, by the names that they may have by then.
+    pub dropped: BTreeSet<String>,
+    /// Those that the migration itself changes; the others refer to them.
+    pub changed: BTreeSet<String>,
+    /// How many there are in all.
+    pub of: usize,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changed: Vec<&str> = self.changed.iter().map(String::as_str).collect();
+        write!(f, "{} of {} tables: ", self.tables.len(), self.of)?;
+        write!(f, "{} are changed, alembic_version", changed.join(", "))?;
+        let refer: Vec<&str> =
+            self.tables.difference(&self.changed).filter(|t| *t != LEDGER).map(String::as_str).collect();
+        if refer.is_empty() { Ok(()) } else { write!(f, "; {} refer to them", refer.join(", ")) }
+    }
+}
+
 /// What a backup of one database has to do with.
 struct Job<'a> {
     server: &'a Server,
     shape: Shape,
     /// Those of Barbican's tables that are there, the ledger last: a load that was killed leaves none.
     tables: Vec<String>,
+    /// Those that a restore takes away, whether they are there or not.
     known: BTreeSet<String>,
 }
 
 impl<'a> Job<'a> {
     fn new(server: &'a Server) -> Result<Self> {
-        let known = known_tables(server.wire.dialect())?;
+        Self::of(server, None)
+    }
+
+    /// Of these tables only, where some are named.
+    fn of(server: &'a Server, part: Option<&Part>) -> Result<Self> {
+        let mut known = known_tables(server.wire.dialect())?;
+        if let Some(part) = part {
+            known.retain(|table| part.dropped.contains(table));
+        }
         let shape = server.whole_shape()?;
         let mut tables: Vec<String> = shape.tables.keys().filter(|t| known.contains(*t)).cloned().collect();
         tables.sort_by_key(|t| t == LEDGER);
@@ -218,6 +254,21 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Writes the dump to `path` and [`FIRST`] beside it; `last` is asked before the dump gets its name.
+    fn write(&self, path: &Path, last: impl FnOnce() -> Result<()>) -> Result<()> {
+        place(&path.with_file_name(FIRST), |file, partial| {
+            let text = self.first()?;
+            file.write_all(text.as_bytes()).map_err(|e| error::io(partial, "cannot be written", e))
+        })?;
+        place(path, |file, partial| {
+            crash::point("backup begun");
+            self.fill(file, partial)?;
+            self.check_dump(partial, &self.tables)?;
+            crash::point("backup filled");
+            last()
+        })
+    }
+
     fn fill(&self, file: &mut File, path: &Path) -> Result<()> {
         let mut output = self.dump()?;
         let mut piece = Vec::with_capacity(PIECE);
@@ -241,8 +292,8 @@ const PIECE: usize = 1 << 13;
 type State = (String, BTreeMap<String, u64>);
 
 impl Server {
-    fn state(&self) -> Result<State> {
-        Ok((self.fingerprint()?, self.row_counts()?))
+    fn state(&self, part: Option<&Part>) -> Result<State> {
+        Ok((self.fingerprint(part.map(|part| &part.tables))?, self.row_counts()?))
     }
 
     /// Everything that keeps a backup from being taken or from being restored.
@@ -292,8 +343,8 @@ impl Server {
 
     /// Dumps Barbican's tables to `path`, with [`FIRST`] beside it, both mode 0600 and synced, and returns the fingerprint of the database, which
     /// was the same before and after. An interrupted dump never bears the name.
-    pub(super) fn backup_to(&self, path: &Path) -> Result<String> {
-        let job = Job::new(self)?;
+    pub(super) fn backup_to(&self, path: &Path, part: Option<&Part>) -> Result<String> {
+        let job = Job::of(self, part)?;
         job.refuse_problems()?;
         let needed = job.size()?;
         let free = free_space(path)?;
@@ -306,21 +357,49 @@ impl Server {
             Dialect::Postgresql => postgresql::probe(&job, &wire)?,
             Dialect::Mysql | Dialect::Sqlite => mysql::probe(&job, &wire)?,
         }
-        let before = self.state()?;
-        let first = path.with_file_name(FIRST);
-        place(&first, |file, partial| {
-            let text = job.first()?;
-            file.write_all(text.as_bytes()).map_err(|e| error::io(partial, "cannot be written", e))
-        })?;
-        place(path, |file, partial| {
-            crash::point("backup begun");
-            job.fill(file, partial)?;
-            job.check_dump(partial, &job.tables)?;
-            crash::point("backup filled");
-            let after = self.state()?;
+        let before = self.state(part)?;
+        job.write(path, || {
+            let after = self.state(part)?;
             if before == after { Ok(()) } else { Err(self.changed(&before, &after).into()) }
         })?;
         Ok(before.0)
+    }
+
+    /// Dumps as [`Self::backup_to`], while others go on writing: what is in the dump is of one moment. Nothing is locked, tried or made on the server.
+    pub(super) fn copy_to(&self, path: &Path) -> Result<()> {
+        let job = Job::new(self)?;
+        job.refuse_problems()?;
+        job.write(path, || Ok(()))
+    }
+
+    /// Loads the dump at `path`, with [`FIRST`] beside it, where none of its tables is yet: nothing is taken away for it.
+    pub(super) fn fill_from(&self, path: &Path) -> Result<()> {
+        let job = Job::new(self)?;
+        job.refuse_problems()?;
+        job.check_dump(path, &[LEDGER.to_owned()])?;
+        let first = path.with_file_name(FIRST);
+        let first = fs::read_to_string(&first).map_err(|e| error::io(&first, "cannot be read", e))?;
+        let first: String = first.split_inclusive(";\n").filter(|statement| !statement.starts_with("DROP ")).collect();
+        match self.wire.dialect() {
+            Dialect::Postgresql => postgresql::load(&job, &first, path),
+            Dialect::Mysql | Dialect::Sqlite => mysql::load(&job, &first, path),
+        }
+    }
+
+    /// Takes away Barbican's tables, and what a killed run may have left beside them.
+    pub(super) fn clear(&self) -> Result<()> {
+        let first = Job::new(self)?.first()?;
+        if self.wire.dialect() == Dialect::Postgresql {
+            self.begin()?;
+        }
+        let makes = |statement: &&str| ["CREATE ", "ALTER "].iter().any(|word| statement.starts_with(word));
+        for statement in first.split_inclusive(";\n").filter(|statement| !makes(statement)) {
+            self.wire.execute(statement)?;
+        }
+        for table in [LOCK, PROBE] {
+            self.wire.execute(&format!("DROP TABLE IF EXISTS {table}"))?;
+        }
+        if self.wire.dialect() == Dialect::Postgresql { self.commit() } else { Ok(()) }
     }
 
     fn changed(&self, before: &State, after: &State) -> DumpError {
@@ -335,8 +414,8 @@ impl Server {
 
     /// Puts the dump at `path`, with [`FIRST`] beside it, in the place of Barbican's tables, and returns the fingerprint of what is there then. May
     /// be repeated after a crash. Whether the files are those of the backup is the caller's to know.
-    pub(super) fn restore_from(&self, path: &Path) -> Result<String> {
-        let job = Job::new(self)?;
+    pub(super) fn restore_from(&self, path: &Path, part: Option<&Part>) -> Result<String> {
+        let job = Job::of(self, part)?;
         job.refuse_problems()?;
         job.check_dump(path, &[LEDGER.to_owned()])?;
         job.refuse_elsewhere()?;
@@ -348,7 +427,7 @@ impl Server {
             Dialect::Mysql | Dialect::Sqlite => mysql::load(&job, &first, path),
         }?;
         crash::point("database restored");
-        self.fingerprint()
+        self.fingerprint(part.map(|part| &part.tables))
     }
 }
 

@@ -309,7 +309,10 @@ pub(super) fn first(job: &Job<'_>) -> Result<String> {
          {} ORDER BY 1",
         types(job)
     ))?;
-    text.push_str(&format!("DROP TYPE IF EXISTS {};\n", name(TYPE)));
+    // It is that of this table's column: where the table stays, so does its type.
+    if job.known.contains("containers") {
+        text.push_str(&format!("DROP TYPE IF EXISTS {};\n", name(TYPE)));
+    }
     for row in types {
         let mut values = row.into_iter().flatten();
         let (Some(of), Some(owner), Some(labels)) = (values.next(), values.next(), values.next()) else { continue };

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL runs all of it in one transaction. MySQL and MariaDB commit at every statement: there a migration that stopped between any two of
 //! them, ours or one of Barbican's own tools, is taken up where it is, if it leads to a known schema from there.
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::Server;
 use crate::systemd::notify;
@@ -11,10 +11,12 @@ use crate::{
     db::{
         Dialect, Error, Ledger, Migrated, Offence, Orphans, Result, Shape, between,
         chain::Revision,
+        dump::Part,
         guard::{Guard, Guarded, Place, Verdict},
         inventory,
         known::Known,
         ledger, precondition,
+        shape::{LEDGER, Table},
         sqlite::quoted,
     },
 };
@@ -25,6 +27,8 @@ struct Way {
     statements: Vec<(String, Vec<String>)>,
     /// The schema that it would end in.
     end: Shape,
+    /// The tables that the statements are about, by their names before and after.
+    tables: BTreeSet<String>,
 }
 
 impl Server {
@@ -124,19 +128,43 @@ impl Server {
     fn way(&self, mut shape: Shape, revisions: &[Revision]) -> Result<Way> {
         let dialect = self.wire.dialect();
         let options = self.table_options()?;
-        let mut statements = Vec::new();
+        let (mut statements, mut tables) = (Vec::new(), BTreeSet::new());
         for revision in revisions {
             let known = Known::at(&revision.id, dialect)?;
             let mut run = Vec::new();
             for (place, guarded) in places(revision, &known, dialect) {
                 for name in judge(revision, guarded, &shape, place)? {
                     run.push(written(guarded, &name, &options));
+                    tables.extend(guarded.guard.tables().into_iter().map(str::to_owned));
                     guarded.guard.apply(&guarded.sql, &mut shape, place);
                 }
             }
             statements.push((revision.id.clone(), run));
         }
-        Ok(Way { statements, end: shape })
+        Ok(Way { statements, end: shape, tables })
+    }
+
+    /// The tables that a migration changes, and those that refer to them: they cannot do without.
+    pub(in crate::db) fn touched(&self, from: &str, to: &str) -> Result<Part> {
+        let live = self.shape()?;
+        let changed = self.way(live.clone(), between(Some(from), to)?)?.tables;
+        let mut dropped = changed.clone();
+        dropped.insert(LEDGER.to_owned());
+        loop {
+            let refers = |table: &Table| table.foreign_keys.iter().any(|key| dropped.contains(&key.table));
+            let more: Vec<String> = live
+                .tables
+                .iter()
+                .filter(|(n, t)| !dropped.contains(*n) && refers(t))
+                .map(|(n, _)| n.clone())
+                .collect();
+            if more.is_empty() {
+                break;
+            }
+            dropped.extend(more);
+        }
+        let tables = dropped.iter().filter(|t| *t == LEDGER || live.tables.contains_key(*t)).cloned().collect();
+        Ok(Part { tables, dropped, changed, of: live.tables.len() + 1 })
     }
 
     /// Runs one revision on the schema `live` and its ledger entry, proves that nothing was lost, and returns the new schema.

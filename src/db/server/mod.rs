@@ -3,7 +3,7 @@ mod migrate;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     rc::Rc,
     time::Duration,
 };
@@ -185,8 +185,8 @@ impl Server {
 
     /// SHA-256 over schema and rows of Barbican's tables, all of one moment. The digest of a table is the sum of those of its rows,
     /// so that no order matters, of which a server's collations would decide; each value carries its length, so no two contents
-    /// run together.
-    pub(super) fn fingerprint(&self) -> Result<String> {
+    /// run together. Of these alone, where `of` names some.
+    pub(super) fn fingerprint(&self, of: Option<&BTreeSet<String>>) -> Result<String> {
         let own = !self.in_transaction.get();
         if own {
             match self.wire.dialect() {
@@ -199,18 +199,19 @@ impl Server {
                 }
             }
         }
-        let digest = self.digest();
+        let digest = self.digest(of);
         if own {
             self.wire.execute("ROLLBACK")?;
         }
         digest
     }
 
-    fn digest(&self) -> Result<String> {
+    fn digest(&self, of: Option<&BTreeSet<String>>) -> Result<String> {
         let shape = catalog::read(&self.wire)?;
         let known = dump::known_tables(self.wire.dialect())?;
         let mut all = Sha256::new();
-        for (name, table) in shape.tables.iter().filter(|(t, _)| known.contains(*t)) {
+        let wanted = |t: &String| known.contains(t) && of.is_none_or(|of| of.contains(t));
+        for (name, table) in shape.tables.iter().filter(|(t, _)| wanted(t)) {
             all.update(table.canonical(name));
             let columns: Vec<String> = table.columns.keys().map(|c| format!("\"{c}\"")).collect();
             let mut sum = [0_u8; 32];

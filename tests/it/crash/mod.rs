@@ -5,7 +5,7 @@ mod disk;
 mod faults;
 mod matrix;
 mod power;
-mod state;
+pub(crate) mod state;
 mod whole;
 
 use std::io::Write as _;
@@ -29,14 +29,14 @@ use crate::servers::{self, Base, Kept};
 /// What SIGKILL makes of an exit code.
 const KILLED: i32 = 137;
 
-const CONF: &str = "etc/barbican/barbican.conf";
+pub(crate) const CONF: &str = "etc/barbican/barbican.conf";
 const PASTE: &str = "etc/barbican/barbican-api-paste.ini";
-const DATABASE: &str = "var/lib/barbican/barbican.sqlite";
+pub(crate) const DATABASE: &str = "var/lib/barbican/barbican.sqlite";
 
 /// A sandbox with the database that its configuration names, where that is not a file in it.
-struct Host {
+pub(crate) struct Host {
     sandbox: Sandbox,
-    base: Option<Arc<Base>>,
+    pub(crate) base: Option<Arc<Base>>,
 }
 
 impl std::ops::Deref for Host {
@@ -49,7 +49,7 @@ impl std::ops::Deref for Host {
 
 impl Host {
     /// A copy of the files; a database on a server stays the same one.
-    fn copy(&self) -> Self {
+    pub(crate) fn copy(&self) -> Self {
         Self { sandbox: self.sandbox.copy(), base: self.base.clone() }
     }
 
@@ -67,7 +67,7 @@ impl Host {
 
 /// The genuine Liberty deployment on this kind of database, with what an operator may have made of its files: a linked paste file, an owner, an
 /// extended attribute, a drop-in of his own.
-fn deployment(dialect: Dialect) -> Host {
+pub(crate) fn deployment(dialect: Dialect) -> Host {
     // In memory: that of the disk has time for nobody else while it syncs.
     let sandbox = Sandbox::liberty().copy();
     let base = (dialect != Dialect::Sqlite).then(|| Arc::new(on_server(&sandbox, dialect)));

@@ -14,25 +14,25 @@ use crate::servers::Base;
 
 /// A file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
-    pub(super) attributes: Vec<(String, Vec<u8>)>,
+pub(crate) struct Entry {
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) attributes: Vec<(String, Vec<u8>)>,
     /// Of a link its target; none of a directory.
-    pub(super) content: Option<Vec<u8>>,
-    pub(super) is_link: bool,
+    pub(crate) content: Option<Vec<u8>>,
+    pub(crate) is_link: bool,
 }
 
 /// Every file below the image but our own, and every row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) files: BTreeMap<PathBuf, Entry>,
-    pub(super) database: Vec<String>,
+pub(crate) struct State {
+    pub(crate) files: BTreeMap<PathBuf, Entry>,
+    pub(crate) database: Vec<String>,
     recorded: Option<String>,
 }
 
 impl State {
-    pub(super) fn of(sandbox: &Host) -> Self {
+    pub(crate) fn of(sandbox: &Host) -> Self {
         let mut files = walk(&sandbox.root());
         files.retain(|path, _| {
             let name = path.file_name().unwrap().to_string_lossy();
@@ -65,7 +65,7 @@ impl State {
     }
 
     /// Whether Barbican's data and files are the same, be it held or not.
-    pub(super) fn same_deployment(&self, other: &Self) -> bool {
+    pub(crate) fn same_deployment(&self, other: &Self) -> bool {
         let files = |state: &Self| -> BTreeMap<PathBuf, Entry> {
             let ours = |path: &Path| {
                 let path = path.to_string_lossy();
@@ -82,7 +82,7 @@ impl State {
     }
 
     /// In words, one line for each object that differs.
-    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let mut found = Vec::new();
         for path in self.files.keys().chain(other.files.keys().filter(|p| !self.files.contains_key(*p))) {
             match (self.files.get(path), other.files.get(path)) {
@@ -108,7 +108,7 @@ impl State {
 }
 
 /// Everything below `root`, by its path from there.
-pub(super) fn walk(root: &Path) -> BTreeMap<PathBuf, Entry> {
+pub(crate) fn walk(root: &Path) -> BTreeMap<PathBuf, Entry> {
     let mut all = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(directory) = left.pop() {
@@ -173,7 +173,7 @@ fn shown(value: ValueRef<'_>) -> String {
 }
 
 /// The schema's text, and every row of every table. Of a copy: to look must not settle what a crash left.
-pub(super) fn dump(database: &Path) -> Vec<String> {
+pub(crate) fn dump(database: &Path) -> Vec<String> {
     let scratch = tempfile::tempdir().unwrap();
     let copy = scratch.path().join("copy.sqlite");
     for suffix in ["", "-journal", "-wal"] {
