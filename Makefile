@@ -156,6 +156,7 @@ bench: setup ## start-up time, size, memory; schemas and KEKs side by side with 
 	$(CARGO) build --locked --release
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_db.sh
+	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_scale.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_kek.sh
 
 # The hooks of package managers come with packages only. Settings that are

@@ -19,11 +19,13 @@ end() {
 }
 trap end EXIT
 python3 - "$here" "$work" <<'EOF'
-import json, os, pathlib, socket, statistics, subprocess, sys, time
+import json, os, pathlib, statistics, subprocess, sys, time
 
 here, work = map(pathlib.Path, sys.argv[1:3])
+sys.path.insert(0, str(here))
+from bench_servers import Server
+
 fixtures = here.parent / "fixtures"
-os.environ["PGOPTIONS"] = "-c client_min_messages=warning"
 TURNS = int(os.environ.get("TURNS", "5"))
 KEYMGR = os.environ["KEYMGR"]
 OLD = os.environ["KEYMGR_TEST_VENV_BARBICAN_10"] + "/bin/barbican-db-manage"
@@ -37,42 +39,6 @@ CASES = [
     ("postgresql", "schema/postgresql-chain-254495565185-juno", "10.0.0", OLD, "0f8c192a061f"),
     ("postgresql", "schema/postgresql-12.0.2", "23.0.0", NEW, "8c74e2d7f1ff"),
 ]
-
-
-class Server:
-    """A private server; its administrator comes by the socket without a password."""
-
-    def __init__(self, kind):
-        self.kind, self.dir = kind, work / kind
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        subprocess.run([here / "server.sh", "start", kind, self.dir, str(self.port)], check=True)
-        if kind == "mariadb":
-            self.sql("", "CREATE USER barbican@'%' IDENTIFIED BY 'bench'; GRANT ALL ON *.* TO barbican@'%'")
-        else:
-            self.sql("postgres", "CREATE ROLE barbican LOGIN SUPERUSER PASSWORD 'bench'")
-
-    def url(self, name):
-        scheme = "mysql+pymysql" if self.kind == "mariadb" else "postgresql+psycopg2"
-        return f"{scheme}://barbican:bench@127.0.0.1:{self.port}/{name}"
-
-    def sql(self, database, text):
-        if self.kind == "mariadb":
-            argv = ["mariadb", "--no-defaults", "-u", "root", "-S", self.dir / "socket", database]
-        else:
-            argv = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", self.dir,
-                    "-p", str(self.port), database]
-        subprocess.run(argv, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
-
-    def fresh(self, text):
-        if self.kind == "mariadb":
-            self.sql("", "DROP DATABASE IF EXISTS b; CREATE DATABASE b CHARACTER SET utf8")
-            self.sql("b", text)
-        else:
-            self.sql("postgres", "DROP DATABASE IF EXISTS b WITH (FORCE)")
-            self.sql("postgres", "CREATE DATABASE b")
-            self.sql("b", text)
 
 
 def rows_for(server, text):
@@ -104,7 +70,7 @@ def run(argv):
 
 
 def main():
-    servers = {kind: Server(kind) for kind in ("mariadb", "postgresql")}
+    servers = {kind: Server(kind, work) for kind in ("mariadb", "postgresql")}
     print(f"medians of {TURNS} runs in turns, ms; theirs: barbican-db-manage upgrade")
     print(f"{'':68}{'ours':>7}{'+backup':>9}{'again':>7}{'theirs':>8}{'again':>7}{'theirs/ours':>13}")
     for kind, start, release, tool, revision in CASES:
