@@ -11,7 +11,7 @@
 //! | `from`, `to` | releases by their ids, or null |
 //!
 //! then what the verb has to tell: `findings`, `steps`, `notes`, `plan`, `diffs`, `sql`, `shell`, `approval`, `revision`, `revisions`, `matches`,
-//! `differences`, `extras`, `keks`, `secrets`, `unreadable`, `held`, `running`, `runs`, `backups`, `proved`...; where it failed, `error` (a text)
+//! `differences`, `would_change`, `extras`, `keks`, `secrets`, `unreadable`, `held`, `running`, `runs`, `backups`, `proved`...; where it failed, `error` (a text)
 //! and `hints` (a list of texts); and at the end
 //!
 //! | member | what |

@@ -70,6 +70,7 @@ pub(super) fn head(ui: &mut Ui, look: &Look) {
     ui.row("now", &format!("{}; {version}; known by: {}", from.release.name, from.how));
     ui.row("next", &look.to.name);
     ui.set("changed", false);
+    ui.set("would_change", !look.is_done());
     ui.set("from", from.release.id.as_str());
     ui.set("to", look.to.id.as_str());
     ui.set("host", deployment.host.as_str());

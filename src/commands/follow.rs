@@ -16,11 +16,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::inotify;
 
-use super::{Outcome, Session, run};
-use crate::cli::Word;
+use super::{Outcome, Session, run, runs};
+use crate::cli::{Target, Word};
 use crate::error::{Exit, Failure};
 use crate::files::Root;
-use crate::journal::{self, Lock};
+use crate::journal::{self, Lock, Phase};
+use crate::plan::Kind;
 use crate::request::{self, Asked, Request};
 use crate::systemd::{self, Ended, Launch, Systemd};
 use crate::ui::Screen;
@@ -136,6 +137,64 @@ pub(super) fn ask(
     }
     root.remove(&request::path())?;
     Err(anyhow!("{UNIT} did not begin; see why: systemctl status {UNIT}").into())
+}
+
+/// Attaches to the upgrade that the service has under way, where it goes to the release that is asked for, and shows it to its end. `None` where
+/// the service is not at work, or ended what it was at before it had opened a run: then it is to be looked at anew.
+///
+/// # Errors
+/// If the service is at work on another run, which is named; if it did not end by itself.
+pub(super) fn attached(session: &mut Session, target: &Target) -> Result<Option<(Exit, String)>, Failure> {
+    let Some(systemd) = service(session)? else { return Ok(None) };
+    let Some(launch) = systemd.attach(UNIT).map_err(anyhow::Error::from)? else { return Ok(None) };
+    let under_way = under_way(session, target)?;
+    let interrupted = interruptions().context("handling signals")?;
+    let root = &session.host.root;
+    root.make_directory(Path::new(RUN), 0o700)?;
+    let mut outputs = output_paths().iter().map(|path| root.append(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let (mut out, mut err): (Box<dyn Write>, Box<dyn Write>) = match &under_way {
+        Some((id, by)) if !session.ui.is_json() => {
+            session.ui.line(format!("Run {id} is under way, asked for by {by}: this follows it."));
+            (Box::new(io::stdout()), Box::new(io::stderr()))
+        }
+        // It prints for who asked it, which may be text.
+        _ => (Box::new(io::sink()), Box::new(io::sink())),
+    };
+    let mut view = View { out: &mut *out, err: &mut *err, limit: None };
+    let Watched::Ended(ended) = follow(&systemd, launch, &interrupted, &mut outputs, &mut view, None)? else {
+        session.ui.set("state", "running");
+        session.ui.line(format!("Left the view. {UNIT} works on."));
+        return Ok(Some((Exit::Locked, "status --wait".to_owned())));
+    };
+    let Some((id, _)) = under_way else { return Ok(None) };
+    let exit = outcome(&session.host.root, &ended)?;
+    let (plan, state) = runs::load(session, &id)?;
+    session.ui.set("state", runs::phase(&state));
+    session.ui.set("changed", true);
+    for (name, value) in [("run", &id), ("from", &plan.from), ("to", &plan.to)] {
+        session.ui.set(name, value.as_str());
+    }
+    if let Some(error) = &state.error {
+        session.ui.set("reason", error.as_str());
+    }
+    if !session.ui.is_json() {
+        session.ui.was_told();
+    }
+    Ok(Some((exit, "status".to_owned())))
+}
+
+/// The run that is open, and who asked for it; `None` where there is none yet.
+fn under_way(session: &Session, target: &Target) -> Result<Option<(String, String)>, Failure> {
+    let Some((id, state)) = session.open_run()? else { return Ok(None) };
+    let (plan, _) = runs::load(session, &id)?;
+    let asked = target.to.as_deref().map(super::release).transpose()?;
+    let same = plan.kind == Kind::Upgrade && asked.is_none_or(|asked| asked.id == plan.to);
+    if same && state.phase != Phase::RollingBack {
+        return Ok(Some((id, state.by)));
+    }
+    let back = if state.phase == Phase::RollingBack { ", going back" } else { "" };
+    let holder = format!("run {id} ({}{back}), asked for by {}", runs::name(&plan), state.by);
+    Err(anyhow::Error::from(journal::Error::Locked(holder)).into())
 }
 
 /// What ended the following.

@@ -31,6 +31,7 @@ pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell:
     let diffs = diffs(&draft.files, look.to)?;
     let list: Vec<_> = diffs.iter().map(|(path, text)| json!({"path": path, "diff": text})).collect();
     session.ui.set("diffs", json!(list));
+    session.ui.set("would_change", !look.is_done());
     let sql = statements(&look.deployment, &draft.plan.steps)?;
     session.ui.set("sql", json!(sql.iter().map(|(r, s)| json!({"revision": r, "statements": s})).collect::<Vec<_>>()));
     if diff {

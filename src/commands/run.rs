@@ -27,6 +27,9 @@ use crate::systemd::notify;
 use crate::ui::Ui;
 
 pub(super) fn upgrade(session: &mut Session, target: &Target, word: Word, yes: bool) -> Outcome {
+    if let Some(followed) = follow::attached(session, target)? {
+        return Ok(followed);
+    }
     let locks = Locks::of(session.lock_alone("upgrade")?, word);
     looked_at(session, target, locks, yes, None)
 }

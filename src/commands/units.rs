@@ -58,7 +58,8 @@ fn hold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
 fn unhold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     let _lock = session.lock_alone("units unhold")?;
     let root = &session.host.root;
-    let ran = if root.exists(&held_path()) { root.read_json::<Held>(&held_path())?.running } else { Vec::new() };
+    let known = root.exists(&held_path());
+    let ran = if known { root.read_json::<Held>(&held_path())?.running } else { Vec::new() };
     let mut all = units::all_held(root)?;
     all.extend(names.iter().cloned());
     let changed = units::unhold_files(root, &all)?;
@@ -66,7 +67,7 @@ fn unhold(session: &mut Session, site: &Site, names: &[String]) -> Outcome {
     site.start(&session.host, &ran)
         .map_err(|e| Failure::from(e).hint("they are free now; start them when that is repaired"))?;
     root.remove(&held_path())?;
-    session.ui.set("changed", changed);
+    session.ui.set("changed", changed || known);
     session.ui.line(format!("released; {} units started", ran.len()));
     Ok((Exit::Done, "status".to_owned()))
 }

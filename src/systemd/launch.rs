@@ -43,6 +43,21 @@ impl Systemd {
         zbus::block_on(self.launch_now(unit))
     }
 
+    /// Attaches to `unit` where somebody else has just had it started; `None` where it is not starting.
+    ///
+    /// # Errors
+    /// If systemd does not answer.
+    pub fn attach(&self, unit: &str) -> Result<Option<Launch>> {
+        zbus::block_on(async {
+            let name = full_name(unit)?;
+            let signals = self.signals(&name).await?;
+            self.manager.ref_unit(&name).await.ok();
+            let Some(mut unit) = self.load(&name).await? else { return Ok(None) };
+            let (id, job): (u32, OwnedObjectPath) = unit.properties.take("Job")?;
+            Ok((id != 0).then_some(Launch { unit: unit.id, job, signals, before: 0 }))
+        })
+    }
+
     /// Waits until a unit that was started with [`Systemd::launch`] is at rest: has ended by itself, or was stopped.
     ///
     /// # Errors
