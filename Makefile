@@ -93,7 +93,7 @@ lint: ## formatting, clippy, licences: each where its tool is installed
 	    else echo 'lint: cargo-deny is not installed: skipped'; fi
 
 # What takes minutes: a real Barbican, matrices of starts, kills and clusters.
-slow := real_barbican:: server_ crash::matrix crash::whole crash::power crash::faults lock::away dump::trouble lock::cluster lock::sessions product:: hex::
+slow := real_barbican:: server_ crash::matrix crash::whole crash::power crash::faults lock::away dump::trouble lock::cluster lock::sessions product:: fleet:: hex::
 check: setup lint ## the fast loop: lint, then the tests that take no minutes
 	$(run_tests) -- $(addprefix --skip ,$(slow))
 

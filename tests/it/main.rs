@@ -16,6 +16,7 @@ mod cli;
 mod common;
 mod crash;
 mod dump;
+mod fleet;
 mod halves;
 mod hex;
 mod hooks;

@@ -82,6 +82,26 @@ fn start(live: &Live) -> Said {
 }
 
 #[test]
+fn an_upgrade_that_is_under_way_is_followed_and_another_one_is_named() {
+    let live = installed();
+    set(&live, WORKER, "TimeoutStopSec=8");
+    let first = stopping(&live);
+    let json = spawn(&live, &[&["--json"], &TO_MITAKA[..]].concat());
+    live.tool(&["upgrade", "--to", "newton", "--yes"]).expect(75).says("(liberty -> mitaka)");
+    let said = live.tool(&TO_MITAKA).expect(0);
+    assert!(said.out.contains("is under way, asked for by root") && said.out.contains(DONE), "{}", said.out);
+    let json = end(json).expect(0).json();
+    assert_eq!((json["state"].as_str(), json["changed"].as_bool()), (Some("done"), Some(true)), "{json}");
+    let _ = end(first).expect(0);
+    set(&live, WORKER, "");
+    live.expect_up();
+    let again = live.tool(&[&["--json"], &TO_MITAKA[..]].concat()).expect(0).json();
+    assert_eq!((again["state"].as_str(), again["changed"].as_bool()), (Some("done"), Some(false)), "{again}");
+    let plan = live.tool(&["--json", "plan", "--to", "mitaka"]).expect(0).json();
+    assert_eq!((plan["changed"].as_bool(), plan["would_change"].as_bool()), (Some(false), Some(false)), "{plan}");
+}
+
+#[test]
 fn an_upgrade_goes_through_the_service_and_is_followed() {
     let live = installed();
     let said = live.tool(&TO_MITAKA).expect(0);

@@ -123,6 +123,7 @@ install_packages() {
         need /usr/sbin/mkfs.ext4 e2fsprogs
         need groff groff-base
         need mandoc mandoc
+        need ssh openssh-client
         need rpmbuild rpm
         need rpmlint rpmlint
         find_python
@@ -181,6 +182,7 @@ make -s -C "$repo/tests/p11shim" OUT="$lab" >"$lab/p11shim.log" 2>&1 ||
 if [ "$what" = test ] && [ "$(id -u)" = 0 ]; then
     KEYMGR_LAB=$lab "$here/cargo_deb.sh" >/dev/null
     KEYMGR_LAB=$lab "$here/product/make.sh"
+    "$here/ansible.sh" "$python" "$lab/ansible"
 fi
 
 umask 022
@@ -192,5 +194,6 @@ export KEYMGR_TEST_VENV_READERS='$lab/readers'
 export KEYMGR_TEST_P11SHIM='$lab/libp11shim.so'
 export KEYMGR_TEST_SOFTHSM='$module'
 export KEYMGR_TEST_PRODUCT='$lab/product'
+export KEYMGR_TEST_ANSIBLE='$lab/ansible'
 EOF
 cmp -s "$lab/env.new" "$lab/env" 2>/dev/null && rm "$lab/env.new" || mv "$lab/env.new" "$lab/env"
