@@ -48,7 +48,6 @@ fn apt_get_upgrade_takes_a_neglected_host_to_the_next_release() {
     said.says("\nDone: 2023.1");
     let lines: Vec<_> = said.out.lines().chain(said.err.lines()).filter(|l| l.contains("keymgr-upgrade")).collect();
     assert!(lines.iter().all(|l| l.chars().count() <= 80 && l.is_ascii()), "{lines:#?}");
-    println!("{}", figures(&product, &watch, began));
 }
 
 /// Nothing of Barbican ran from before the first unpacking until the packages were done and our service started `ran`, which ran before.
@@ -66,27 +65,4 @@ pub(super) fn expect_down_during(watch: &Watch, ran: &[&str], began: u64, ended:
             "{unit}: {starts:#?}\n{watch}"
         );
     }
-}
-
-/// The downtime of the API as the journal shows it, in milliseconds.
-pub(super) fn figures(product: &Product, watch: &Watch, began: u64) -> String {
-    let at = |what: &What, unit: &str| watch.all(what, unit, "").find(|e| e.at > began).unwrap().at;
-    let stopping = at(&What::Stopping, API);
-    let stopped = at(&What::Stopped, API).max(at(&What::Stopped, WORKER));
-    let (unpack, packages) = (watch.first_unpack(began), watch.packages_done());
-    let start = at(&What::Started, API).min(at(&What::Started, WORKER));
-    // The first line that the new API wrote comes when it is about to answer.
-    let answered = watch.all(&What::Wrote, API, "").find(|e| e.at > start).map_or(start, |e| e.at);
-    let spans = [
-        ("stopping", stopping, stopped),
-        ("hold, back up", stopped, unpack),
-        ("packages", unpack, packages),
-        ("our steps", packages, start),
-        ("start", start, answered),
-        ("in all", stopping, answered),
-    ];
-    let text: Vec<String> = spans.iter().map(|(name, a, b)| format!("{name:14} {:6}", (b - a) / 1000)).collect();
-    let steps =
-        product.ok("journalctl -q -o short-unix -t keymgr-upgrade -u 'keymgr-upgrade*' --no-pager | tail -n 80");
-    format!("{}\n{steps}", text.join("\n"))
 }
