@@ -136,8 +136,8 @@ impl Occupied {
     }
 }
 
-/// The URL in `file`, which the setting `name` names, and which holds a password and is trusted with all data: only its owner and group may read it, only its
-/// owner may write it, and that is root or who we are.
+/// The URL in `file`, which the setting `name` names, and which holds a password and is trusted with all data: only its owner and group may read
+/// it, only its owner may write it, and that is root or who we are.
 ///
 /// # Errors
 /// If it cannot be read, or is not of the same dialect as `configured`.

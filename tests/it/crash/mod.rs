@@ -29,7 +29,7 @@ use crate::servers::{self, Base, Kept};
 /// What SIGKILL makes of an exit code.
 const KILLED: i32 = 137;
 
-pub(crate) const CONF: &str = "etc/barbican/barbican.conf";
+const CONF: &str = "etc/barbican/barbican.conf";
 const PASTE: &str = "etc/barbican/barbican-api-paste.ini";
 pub(crate) const DATABASE: &str = "var/lib/barbican/barbican.sqlite";
 
