@@ -115,7 +115,10 @@ fn in_clear(place: &Place, options: OptsBuilder) -> Result<Conn> {
 
 fn by_tunnel(place: &Place, options: OptsBuilder) -> Result<Conn> {
     let target = &place.target;
-    let connector = tls::connector(&target.tls).map_err(|why| place.tls(why))?;
+    if target.tls.has_files() {
+        // Named, they must be right, also where the server offers no TLS. What the system trusts is read only for one that does.
+        tls::connector(&target.tls).map_err(|why| place.tls(why))?;
+    }
     let no_way = |why: io::Error| place.no_way(&why);
     let (server, host) = match &target.address {
         Address::Socket { path, .. } => (OwnedFd::from(UnixStream::connect(path).map_err(no_way)?), "localhost"),
@@ -125,8 +128,7 @@ fn by_tunnel(place: &Place, options: OptsBuilder) -> Result<Conn> {
             (OwnedFd::from(server), host.as_str())
         }
     };
-    let required = target.tls.encrypt == Encrypt::Always;
-    let tunnel = Tunnel::start(server, connector, host, required).map_err(|why| place.tls(why.to_string()))?;
+    let tunnel = Tunnel::start(server, &target.tls, host).map_err(|why| place.tls(why.to_string()))?;
     let options = options.socket(tunnel.socket().to_str());
     match Conn::new(Opts::from(options)) {
         Ok(conn) => Ok(conn),

@@ -73,6 +73,13 @@ pub(in crate::db) struct Tls {
     pub(in crate::db) identity: Option<(PathBuf, PathBuf)>,
 }
 
+impl Tls {
+    /// Whether files are named.
+    pub(super) fn has_files(&self) -> bool {
+        self.identity.is_some() || !self.authorities.is_empty()
+    }
+}
+
 /// How a dead peer is noticed: after so long without a word it is asked, every so often, so many times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Keepalive {

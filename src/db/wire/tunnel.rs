@@ -18,10 +18,11 @@ use std::{
     thread,
 };
 
-use native_tls::{HandshakeError, TlsConnector, TlsStream};
+use native_tls::{HandshakeError, TlsStream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
+use super::target::{Encrypt, Tls};
 use super::tls;
 
 /// `CLIENT_SSL` of the capabilities.
@@ -38,18 +39,18 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Starts a thread that waits for the driver and connects it through `server`. `required` says that a server
-    /// without TLS will not do. `host` is what its certificate must name.
-    pub(super) fn start(server: OwnedFd, connector: TlsConnector, host: &str, required: bool) -> io::Result<Self> {
+    /// Starts a thread that waits for the driver and connects it through `server`, as `tls` says. `host` is what the
+    /// server's certificate must name.
+    pub(super) fn start(server: OwnedFd, tls: &Tls, host: &str) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("keymgr-").tempdir()?;
         let listener = UnixListener::bind(directory.path().join("s"))?;
         let (failed, outcome) = mpsc::channel();
-        let host = host.to_owned();
+        let (tls, host) = (tls.clone(), host.to_owned());
         thread::Builder::new().name("tls".to_owned()).spawn(move || {
             let carried = listener.accept().map_err(|why| why.to_string()).and_then(|(client, _)| {
                 drop(listener);
                 let ends = Ends { client, server: File::from(server) };
-                ends.carry(&connector, &host, required)
+                ends.carry(&tls, &host)
             });
             // Whoever waited may be gone.
             carried.unwrap_or_else(|why| failed.send(why).unwrap_or_default());
@@ -77,7 +78,7 @@ struct Ends {
 impl Ends {
     /// Carries until one end closes. The error is why no TLS came about; later ones are the driver's to see, as an
     /// end that closes.
-    fn carry(mut self, connector: &TlsConnector, host: &str, required: bool) -> Result<(), String> {
+    fn carry(mut self, tls: &Tls, host: &str) -> Result<(), String> {
         let Ok(greeting) = receive(&mut self.server) else { return Ok(()) };
         if send(&mut self.client, &greeting, 0).is_err() {
             return Ok(());
@@ -85,7 +86,7 @@ impl Ends {
         // An error instead of a greeting goes through as it is.
         let Some(capabilities) = capabilities(&greeting) else { return Ok(()) };
         if capabilities & CAPABLE_OF_TLS == 0 {
-            if required {
+            if tls.encrypt == Encrypt::Always {
                 return Err("the server does not offer it".to_owned());
             }
             pump(self.client, self.server).ok();
@@ -97,7 +98,7 @@ impl Ends {
         if ask(&mut self.server, &answer).is_err() {
             return Ok(());
         }
-        let mut server = connector.connect(host, self.server).map_err(|why| match why {
+        let mut server = tls::connector(tls)?.connect(host, self.server).map_err(|why| match why {
             HandshakeError::Failure(why) => tls::reason(&why),
             HandshakeError::WouldBlock(_) => "the server stopped in the middle".to_owned(),
         })?;
