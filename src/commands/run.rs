@@ -349,6 +349,10 @@ fn taken_up(session: &mut Session, locks: Locks, id: &str, state: &RunState, acc
     let in_second = code.is_some_and(|c| run.state.get(c).done.is_some());
     let arrived = code.is_some_and(|c| run.state.get(c).undo.is_some()) && has_code(session, &run.plan.to)?;
     if in_second || arrived {
+        // These are planned where the database has keys of a token.
+        if run.plan.steps.iter().any(|step| matches!(step, Step::ResignKeks | Step::RecordMechanism)) {
+            site.open_token_meanwhile();
+        }
         let reached = awaited::wait(session, &mut site);
         recorded(&mut run, reached)?;
     }

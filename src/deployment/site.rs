@@ -148,6 +148,8 @@ pub struct Site {
     pub(super) services: Rc<Services>,
     /// The login failed once; it is not tried again, since tokens lock themselves.
     token_failed: Option<String>,
+    /// The token, while it is being opened.
+    opening: Option<std::thread::JoinHandle<Result<Hsm, hsm::Error>>>,
 }
 
 impl Site {
@@ -173,7 +175,7 @@ impl Site {
         let simple = simple_keys(config, release)?;
         let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
         let wait = host.settings.lock_timeout;
-        Ok(Self { url, path, server, wait, token, keys, services, token_failed: None })
+        Ok(Self { url, path, server, wait, token, keys, services, token_failed: None, opening: None })
     }
 
     /// Whether a database is configured and, for a file, is there.
@@ -314,8 +316,7 @@ impl Site {
             if let Some(error) = &self.token_failed {
                 bail!("{error}");
             }
-            let config = self.token.as_ref().map_err(|e| anyhow!(e.clone()))?;
-            match Hsm::spawn(config) {
+            match self.open_token()? {
                 Ok(hsm) => self.keys.hsm = Some(hsm),
                 Err(error) => {
                     let error = format!("{:#}", anyhow::Error::from(error));
@@ -325,6 +326,25 @@ impl Site {
             }
         }
         Ok(&mut self.keys)
+    }
+
+    /// Begins to open the token while other things are looked at, for who will need it soon: its module takes its time. What comes of it is told when
+    /// it is asked for.
+    pub fn open_token_meanwhile(&mut self) {
+        if let (None, None, None, Ok(config)) = (&self.keys.hsm, &self.token_failed, &self.opening, &self.token) {
+            let config = config.clone();
+            self.opening = Some(std::thread::spawn(move || Hsm::spawn(&config)));
+        }
+    }
+
+    /// The outer error: no token is configured.
+    fn open_token(&mut self) -> Result<Result<Hsm, hsm::Error>> {
+        let opening = self.opening.take();
+        let config = self.token.as_ref().map_err(|e| anyhow!(e.clone()))?;
+        Ok(match opening {
+            Some(opening) => opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            None => Hsm::spawn(config),
+        })
     }
 
     /// Takes over the open token of `before`, where it is the very same one, reached in the very same way.
@@ -343,8 +363,7 @@ impl Site {
     /// [`hsm::Error`], or why no token is configured.
     pub fn reach_token(&mut self) -> Result<()> {
         if let (None, None) = (&self.keys.hsm, &self.token_failed) {
-            let config = self.token.as_ref().map_err(|e| anyhow!(e.clone()))?;
-            match Hsm::spawn(config) {
+            match self.open_token()? {
                 Ok(hsm) => self.keys.hsm = Some(hsm),
                 Err(error) => {
                     if matches!(error, hsm::Error::PinRefused { .. } | hsm::Error::PinAtRisk { .. }) {
