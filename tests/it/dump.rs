@@ -115,7 +115,7 @@ fn restored_after_a_migration(dialect: Dialect) {
     let backup = deployment.backup(&run);
     let about: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(backup.join("database.json")).unwrap()).unwrap();
-    assert_eq!((&about["format"], &about["dialect"]), (&2.into(), &dialect.name().into()));
+    assert_eq!((&about["format"], &about["dialect"]), (&3.into(), &dialect.name().into()));
     assert!(about["rows"]["secrets"].as_u64().unwrap() > 0 && about["rows"].get("own_notes").is_none(), "{about}");
     let keks: Vec<serde_json::Value> =
         serde_json::from_str(&std::fs::read_to_string(backup.join("kek_data.json")).unwrap()).unwrap();

@@ -254,7 +254,7 @@ impl Screen {
             self.end();
             return pass_on(line);
         }
-        if line.starts_with("Next:") {
+        if ["error:", "hint:", "Next:"].iter().any(|word| line.starts_with(word)) {
             self.end();
         }
         self.text.push_str(line);

@@ -96,7 +96,7 @@ fn a_description_of_the_first_format_is_still_read() {
     let id = run.file_name().unwrap().to_str().unwrap();
     sandbox.run(&["backup", "restore", id, "--yes"]).expect(0).says("restored, fingerprint checked");
     similar_asserts(&before, &dump());
-    old["format"] = 3.into();
+    old["format"] = 4.into();
     std::fs::write(&about, old.to_string()).unwrap();
     sandbox.run(&["backup", "restore", id, "--yes"]).expect(1).says("newer keymgr-upgrade");
 }
