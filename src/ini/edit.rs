@@ -431,7 +431,8 @@ impl Document {
             && let Some(last) = self.lines.last_mut()
             && last.end == End::None
         {
-            last.end = end;
+            // Python 2 looks at the character before a `;`, and where that begins the value, at the value's last one: which must not become \r.
+            last.end = if last.raw.contains(&b';') { End::Lf } else { end };
             if let Some(last) = new.last_mut() {
                 last.end = End::None;
             }

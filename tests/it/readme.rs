@@ -51,7 +51,7 @@ fn commands(block: &Block) -> Vec<(&'static str, Vec<&'static str>)> {
 /// Text as any machine at any time says it, in one line: where lines break depends on the length of names, and how long a step took on the day.
 fn plain(text: &str, root: &str) -> String {
     let text = masked(&text.replace(root, "ROOT").replace("/tmp/keymgr-demo/root", "ROOT"));
-    let words: Vec<&str> = text.split_whitespace().filter(|word| *word != "SPAN").collect();
+    let words: Vec<&str> = text.split_whitespace().filter(|word| word.trim_end_matches('.') != "SPAN").collect();
     let is_span = |i: usize| {
         let number = words.get(i).is_some_and(|w| w.bytes().all(|b| b.is_ascii_digit()));
         number && words.get(i + 1).is_some_and(|w| matches!(w.trim_end_matches('.'), "s" | "min"))
