@@ -493,7 +493,11 @@ impl Run {
         let steps = self.plan.steps.clone();
         for index in backwards(&steps) {
             let (Some(step), state) = (steps.get(index), self.state.get(index)) else { continue };
-            let Some(undo) = state.undo.filter(|_| !state.reverted) else { continue };
+            let undo = match state.undo {
+                Some(undo) => Some(undo),
+                None => self.fallen(&steps, index).map(serde_json::to_value).transpose()?,
+            };
+            let Some(undo) = undo.filter(|_| !state.reverted) else { continue };
             let total = steps.len();
             report(Progress::Begin { index, total, step });
             logging::at_step(index);
@@ -524,6 +528,19 @@ impl Run {
         }
         self.record(Event::Closed { outcome: Outcome::RolledBack })?;
         self.close(&context.host.root)
+    }
+
+    /// What ran when it was held, and was never stopped: it may have fallen since, or not have come back with the host.
+    fn fallen(&self, steps: &[Step], index: usize) -> Option<Undo> {
+        let before = index.checked_sub(1)?;
+        match (steps.get(before), steps.get(index)) {
+            (Some(Step::HoldUnits { .. }), Some(Step::StopUnits { units }))
+                if !units.is_empty() && self.state.get(before).undo.is_some() =>
+            {
+                Some(Undo::Start { units: units.clone() })
+            }
+            _ => None,
+        }
     }
 
     fn close(&mut self, root: &Root) -> Result<()> {
