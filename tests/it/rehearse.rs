@@ -181,6 +181,7 @@ fn on_a_server(dialect: Dialect) {
 }
 
 #[test]
+#[ignore = "two minutes; on_mariadb has the same in half the time"]
 fn on_postgresql() {
     on_a_server(Dialect::Postgresql);
 }
