@@ -259,6 +259,17 @@ fn rename_and_remove_take_every_occurrence() {
 }
 
 #[test]
+fn a_last_line_that_gets_its_end_reads_as_before() {
+    // For Python 2 the character before this `;` is the value's last one, and blank before it begins a comment.
+    let mut d = Document::parse(b"[s]\r\nk = ;v", "x").unwrap();
+    d.add_section(Paste2, "n", &[("a", "b")], Some("s")).unwrap();
+    assert_eq!(d.get_all(Paste2, "s", "k").unwrap(), [";v"]);
+    let mut d = Document::parse(b"[s]\r\nk = v", "x").unwrap();
+    d.add_section(Paste2, "n", &[("a", "b")], Some("s")).unwrap();
+    assert!(d.to_bytes().starts_with(b"[s]\r\nk = v\r\n"));
+}
+
+#[test]
 fn add_section_goes_behind_its_neighbour() {
     let keys = [("k", "v"), ("m", "a\nb")];
     let added = "[n]\nk = v\nm = a\n    b\n";
