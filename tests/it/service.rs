@@ -172,7 +172,7 @@ fn leaving_the_view_does_not_stop_the_work_and_a_second_start_attaches() {
     assert!(said.out.contains("Left the view. keymgr-upgrade.service works on."), "{}", said.out);
     assert!(said.out.ends_with("Next: keymgr-upgrade status --wait\n"), "{}", said.out);
     // A verb by hand meanwhile is refused, and says who is at work.
-    let said = live.tool(&TO_MITAKA).expect(75);
+    let said = live.tool(&["rollback", "--yes"]).expect(75);
     assert!(flat(&said.err).contains("another run holds the lock: process"), "{}", said.err);
     let said = live.tool(&["status"]).expect(0);
     assert!(said.out.starts_with("RUNNING"), "{}", said.out);
@@ -236,7 +236,7 @@ fn a_hang_ends_and_slowness_does_not() {
         "[code]\nupgrade_command = install-barbican 2.0.0\n[hsm]\ntimeout = 1h\n",
     );
     set(&live, UNIT, "WatchdogSec=3");
-    set(&live, WORKER, "Environment=P11SHIM_FAULT=C_Sign:1:hang");
+    set(&live, WORKER, "Environment=P11SHIM_FAULT=C_Sign:26:hang");
     let said = live.tool(&TO_MITAKA).expect(4);
     let why = "keymgr-upgrade.service made no progress any more, and systemd ended it (watchdog)";
     assert!(flat(&said.err).contains(why), "{} {}", said.all(), journal(&live, UNIT));
@@ -271,7 +271,7 @@ fn on_a_terminal_it_asks_and_what_was_shown_is_what_runs() {
     live.run("systemctl start barbican-api");
     let screen = asked("true", "y");
     assert!(screen.contains(DONE) && screen.ends_with("\n0"), "{screen}");
-    assert!(screen.contains("step 1 of "), "the step at work is to be seen: {screen}");
+    assert!(screen.contains("step 2 of "), "the step at work is to be seen: {screen}");
     live.expect_up();
 }
 
