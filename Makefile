@@ -158,6 +158,9 @@ bench: setup ## start-up time, size, memory; schemas and KEKs side by side with 
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_db.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_scale.sh
 	@. '$(LAB)/env' && KEYMGR='$(binary)' tests/lab/bench_kek.sh
+	@$(MAKE) --no-print-directory deb >/dev/null
+	@. '$(LAB)/env' && KEYMGR_TEST_DEB="$$(echo '$(target)'/debian/*.deb)" \
+	    $(CARGO) test --locked --test it -- --ignored --nocapture --test-threads 1 product::window::
 
 # The hooks of package managers come with packages only. Settings that are
 # there already are kept.

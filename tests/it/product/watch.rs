@@ -129,8 +129,11 @@ fn event(entry: &Value) -> Option<Event> {
         && watched().any(|unit| unit == text("UNIT"))
         && text("_PID") == "1"
     {
-        // What is passed over for a condition has the same id as a start, and starts nothing.
-        if message.contains("was skipped because of an unmet condition") {
+        // What is passed over for a condition has the same id as a start, and starts nothing; the words are those of systemd 252 and 257.
+        if ["was skipped because of an unmet condition", " skipped, unmet condition check"]
+            .iter()
+            .any(|w| message.contains(w))
+        {
             return None;
         }
         return Some(Event { at, what: what.clone(), of: text("UNIT").to_owned(), message });
