@@ -10,7 +10,7 @@ use super::{
     Dialect, Error, Result, Url,
     direct::{is_galera, text},
     lock::{READER, WRITER, is_marked},
-    wire::Wire,
+    wire::{Row, Wire},
 };
 
 /// Where a session comes from, as the server sees it.
@@ -213,7 +213,16 @@ fn postgresql(wire: &Wire, url: &Url, addresses: &Addresses) -> Result<Visitors>
 fn mysql(wire: &Wire, url: &Url, addresses: &Addresses) -> Result<Vec<Visitor>> {
     let me = wire.session_id()?;
     let database = wire.query("SELECT DATABASE()")?;
-    let rows = wire.query("SHOW FULL PROCESSLIST")?;
+    // MariaDB tells no database of a session that it finds busy with itself. In a moment it does.
+    let busy = |row: &Row| row.get(3).is_some_and(|db| db.as_deref() == Some(""));
+    let mut rows = wire.query("SHOW FULL PROCESSLIST")?;
+    for _ in 0..20 {
+        if !rows.iter().any(busy) {
+            break;
+        }
+        wire.query("SELECT SLEEP(0.02)")?;
+        rows = wire.query("SHOW FULL PROCESSLIST")?;
+    }
     let mut own = Peer::Hidden;
     let mut others = Vec::new();
     for row in &rows {
@@ -222,7 +231,7 @@ fn mysql(wire: &Wire, url: &Url, addresses: &Addresses) -> Result<Vec<Visitor>> 
         let peer = mysql_peer(host.as_deref().unwrap_or_default());
         if id == me {
             own = peer;
-        } else if db.as_deref() == text(&database, 0) && !is_marked(wire, id)? {
+        } else if (busy(row) || db.as_deref() == text(&database, 0)) && !is_marked(wire, id)? {
             others.push((id, user.clone().unwrap_or_default(), peer));
         }
     }
