@@ -37,29 +37,21 @@ fn hooks_are_called_around_each_phase_and_on_the_way_back() {
     let said = live.tool(&["plan", "--to", "mitaka"]).expect(0);
     said.says("hooks pre.d stop 10-first 20-second");
     live.tool(&TO_MITAKA).expect(0);
-    let way = "liberty mitaka";
-    let expected = [
-        format!("pre.d/10-first {way} stop active"),
-        format!("pre.d/20-second {way} stop active"),
-        format!("pre.d/10-first {way} migrate inactive"),
-        format!("pre.d/20-second {way} migrate inactive"),
-        format!("post.d/10-last {way} migrate inactive"),
-        format!("post.d/10-last {way} start active"),
-    ];
-    assert_eq!(called(&live), expected);
+    let expected = |way: &str| {
+        [
+            format!("pre.d/10-first {way} stop active"),
+            format!("pre.d/20-second {way} stop active"),
+            format!("pre.d/10-first {way} migrate inactive"),
+            format!("pre.d/20-second {way} migrate inactive"),
+            format!("post.d/10-last {way} migrate inactive"),
+            format!("post.d/10-last {way} start active"),
+        ]
+    };
+    assert_eq!(called(&live), expected("liberty mitaka"));
     live.expect_up();
 
     live.tool(&["rollback", "--yes"]).expect(0);
-    let way = "mitaka liberty";
-    let expected = [
-        format!("pre.d/10-first {way} stop active"),
-        format!("pre.d/20-second {way} stop active"),
-        format!("pre.d/10-first {way} migrate inactive"),
-        format!("pre.d/20-second {way} migrate inactive"),
-        format!("post.d/10-last {way} migrate inactive"),
-        format!("post.d/10-last {way} start active"),
-    ];
-    assert_eq!(called(&live), expected);
+    assert_eq!(called(&live), expected("mitaka liberty"));
     live.expect_up();
     assert_eq!(live.revision(), REVISIONS[0]);
 }
