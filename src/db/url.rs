@@ -109,12 +109,10 @@ impl Url {
     /// Whether this is the same in every part, the password too.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        let secret = |url: &Self| url.password.as_ref().map(|p| p.expose_secret().to_owned());
-        let rest = |url: &Self| {
-            let place = (url.host.clone(), url.port, url.database.clone());
-            (url.scheme.clone(), url.user.clone(), place, url.params.clone())
-        };
-        rest(self) == rest(other) && secret(self) == secret(other)
+        let place = (&self.host, self.port, &self.database) == (&other.host, other.port, &other.database);
+        let rest = (&self.scheme, &self.user, &self.params) == (&other.scheme, &other.user, &other.params);
+        let password = self.password.as_ref().map(ExposeSecret::expose_secret);
+        place && rest && password == other.password.as_ref().map(ExposeSecret::expose_secret)
     }
 
     /// Reads `dialect[+driver]://[user[:password]@][host][:port]/database[?name=value&...]`.
