@@ -519,4 +519,16 @@ mod tests {
         let wanted: Vec<String> = TARGETS.iter().map(|(name, _)| format!("{name}.rs\"")).collect();
         assert_eq!(programs, wanted);
     }
+    /// Else `make fuzz` refuses, and nothing else says so.
+    #[test]
+    fn the_lock_file_of_the_fuzzer_knows_each_dependency() {
+        let read = |text: &str| text.parse::<toml::Table>().unwrap();
+        let (ours, lock) = (read(include_str!("../Cargo.toml")), read(include_str!("../fuzz/Cargo.lock")));
+        let packages = lock["package"].as_array().unwrap();
+        let us = packages.iter().find(|p| p["name"].as_str() == Some(env!("CARGO_PKG_NAME"))).unwrap();
+        let locked: Vec<&str> = us["dependencies"].as_array().unwrap().iter().filter_map(|d| d.as_str()).collect();
+        let is_locked = |name: &str| locked.iter().any(|l| l.split(' ').next() == Some(name));
+        let unknown: Vec<&String> = ours["dependencies"].as_table().unwrap().keys().filter(|n| !is_locked(n)).collect();
+        assert_eq!(unknown, Vec::<&String>::new(), "run `cargo update --workspace --manifest-path fuzz/Cargo.toml`");
+    }
 }
