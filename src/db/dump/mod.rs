@@ -181,6 +181,17 @@ impl<'a> Job<'a> {
         Ok(rows.into_iter().filter_map(|row: Row| row.into_iter().next().flatten()).collect())
     }
 
+    /// What these queries name: it is not Barbican's, and a restore would take it away.
+    fn dependents(&self, queries: &[String]) -> Result<Option<Problem>> {
+        let mut found = Vec::new();
+        for query in queries {
+            found.extend(self.column(query)?);
+        }
+        let title = "these depend on Barbican's tables, and a restore would have to take them away";
+        let remedy = || format!("drop them for the time of the upgrade, {NONE}");
+        Ok((!found.is_empty()).then(|| Problem::new(format!("{title}: {}", found.join(", ")), remedy())))
+    }
+
     fn program(&self, doing: &'static str, why: impl fmt::Display) -> DumpError {
         DumpError::Program { url: self.wire().url().to_owned(), doing, why: why.to_string() }
     }

@@ -112,7 +112,7 @@ pub(super) fn problems(job: &Job<'_>) -> Result<Vec<Problem>> {
         problems.push(problem);
     }
     privileges(job, &mut problems)?;
-    dependents(job, &mut problems)?;
+    problems.extend(dependents(job)?);
     Ok(problems)
 }
 
@@ -274,7 +274,7 @@ fn privileges(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
 }
 
 /// What is not Barbican's and would not survive its tables being dropped, or would not fit them afterwards. A view does: it is only a text.
-fn dependents(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
+fn dependents(job: &Job<'_>) -> Result<Option<Problem>> {
     let ours = job.literals();
     let queries = [
         format!(
@@ -288,20 +288,7 @@ fn dependents(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
              WHERE EVENT_OBJECT_SCHEMA = DATABASE() AND EVENT_OBJECT_TABLE IN ({ours}) ORDER BY 1"
         ),
     ];
-    let mut found = Vec::new();
-    for query in &queries {
-        found.extend(job.column(query)?);
-    }
-    if !found.is_empty() {
-        problems.push(Problem::new(
-            format!(
-                "these depend on Barbican's tables, and a restore would have to take them away: {}",
-                found.join(", ")
-            ),
-            format!("drop them for the time of the upgrade, {NONE}"),
-        ));
-    }
-    Ok(())
+    job.dependents(&queries)
 }
 
 /// A dump is text about as long as the data; the indexes, which it does not hold, are taken for what it has besides.

@@ -47,7 +47,7 @@ pub(super) fn problems(job: &Job<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     programs(&server(job)?, &mut problems)?;
     privileges(job, &mut problems)?;
-    dependents(job, &mut problems)?;
+    problems.extend(dependents(job)?);
     Ok(problems)
 }
 
@@ -169,7 +169,7 @@ fn types(job: &Job<'_>) -> String {
 }
 
 /// What is not Barbican's and would not survive its tables being dropped.
-fn dependents(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
+fn dependents(job: &Job<'_>) -> Result<Option<Problem>> {
     let ours = format!(
         "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema() \
          WHERE c.relname IN ({})",
@@ -204,20 +204,7 @@ fn dependents(job: &Job<'_>, problems: &mut Vec<Problem>) -> Result<()> {
     ];
     // Publications came with 10.
     let publications = major(&server(job)?) >= Some((10, 0));
-    let mut found = Vec::new();
-    for query in queries.iter().take(if publications { 5 } else { 4 }) {
-        found.extend(job.column(query)?);
-    }
-    if !found.is_empty() {
-        problems.push(Problem::new(
-            format!(
-                "these depend on Barbican's tables, and a restore would have to take them away: {}",
-                found.join(", ")
-            ),
-            format!("drop them for the time of the upgrade, {NONE}"),
-        ));
-    }
-    Ok(())
+    job.dependents(if publications { &queries } else { &queries[..4] })
 }
 
 pub(super) fn size(job: &Job<'_>) -> String {
