@@ -235,7 +235,7 @@ impl Write for Screen {
         for byte in bytes {
             if *byte == b'\n' {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
-                self.show(&line);
+                self.hear(&line).iter().for_each(Saying::say);
             } else {
                 self.line.push(*byte);
             }
@@ -248,30 +248,50 @@ impl Write for Screen {
     }
 }
 
-impl Screen {
-    fn show(&mut self, line: &str) {
-        if line.starts_with([' ', '0', '1', '2']) {
-            self.end();
-            return pass_on(line);
-        }
-        if ["error:", "hint:", "Next:"].iter().any(|word| line.starts_with(word)) {
-            self.end();
-        }
-        self.text.push_str(line);
-        // What is longer was wrapped for a whole screen, and may go on.
-        if line.chars().count() > SPOKEN {
-            self.text.push(' ');
-        } else {
-            self.end();
+/// What stands on the package manager's screen.
+#[derive(Debug, PartialEq, Eq)]
+enum Saying {
+    /// A step, as it is.
+    Step(String),
+    /// A paragraph, with who says it on each line.
+    Text(String),
+}
+
+impl Saying {
+    fn say(&self) {
+        match self {
+            Self::Step(line) => pass_on(line),
+            Self::Text(text) => speak(crate::ui::Stream::Out, text, 0),
         }
     }
+}
 
-    /// Says what has come of a paragraph.
-    fn end(&mut self) {
-        let text = std::mem::take(&mut self.text);
-        if !text.is_empty() {
-            speak(crate::ui::Stream::Out, &text, 0);
+impl Screen {
+    /// What is whole now that this line has come.
+    fn hear(&mut self, line: &str) -> Vec<Saying> {
+        if line.starts_with([' ', '0', '1', '2']) {
+            return self.paragraph().into_iter().chain([Saying::Step(line.to_owned())]).collect();
         }
+        let begins = ["error:", "hint:", "Next:"].iter().any(|word| line.starts_with(word));
+        let before = if begins { self.paragraph() } else { None };
+        self.text.push_str(line);
+        // What is longer was wrapped for a whole screen, and may go on.
+        let goes_on = line.chars().count() > SPOKEN;
+        if goes_on {
+            self.text.push(' ');
+        }
+        before.into_iter().chain(if goes_on { None } else { self.paragraph() }).collect()
+    }
+
+    /// What has come of a paragraph.
+    fn paragraph(&mut self) -> Option<Saying> {
+        let text = std::mem::take(&mut self.text);
+        (!text.is_empty()).then_some(Saying::Text(text))
+    }
+
+    /// Says what is left.
+    fn end(&mut self) {
+        self.paragraph().iter().for_each(Saying::say);
     }
 }
 
@@ -324,5 +344,20 @@ mod tests {
         ] {
             assert_eq!(decided(begun, awaits, past_code, standing), wanted, "{begun:?} {awaits:?} {standing:?}");
         }
+    }
+    #[test]
+    fn paragraphs_of_the_service_are_put_together_again() {
+        let mut screen = Screen::default();
+        let long = format!("error: {}", "word ".repeat(SPOKEN / 5).trim_end());
+        assert_eq!(screen.hear("12:00:01 stop units ... done"), [Saying::Step("12:00:01 stop units ... done".into())]);
+        assert_eq!(screen.hear(&long), []);
+        assert_eq!(screen.hear("and its end"), [Saying::Text(format!("{long} and its end"))]);
+        // One that was as long as the screen is wide is over where the next begins.
+        assert_eq!(screen.hear(&long), []);
+        let both = [Saying::Text(format!("{long} ")), Saying::Text("hint: short".into())];
+        assert_eq!(screen.hear("hint: short"), both);
+        assert_eq!(screen.hear(&long), []);
+        assert_eq!(screen.hear("  0.1 s"), [Saying::Text(format!("{long} ")), Saying::Step("  0.1 s".into())]);
+        assert_eq!(screen.paragraph(), None);
     }
 }
