@@ -13,7 +13,8 @@ pub(crate) fn meta(data: &[u8]) {
     let _ = decode_base64(&text);
     if let Ok(meta) = KekMeta::parse(&text) {
         let signed = meta.with_hmac(&meta.hmac).expect("it is written");
-        assert!(signed.is_ascii() && !signed.contains('\n'), "as Python writes it");
+        let plain = |text: &str| text.is_ascii() && !text.contains('\n');
+        assert!(plain(&signed) || !plain(&text), "as Python writes it");
         let again = KekMeta::parse(&signed).expect("what we write is read");
         assert_eq!((&again.kek, &again.hmac), (&meta.kek, &meta.hmac), "nothing else changes");
         assert_eq!(again.hmac_label, meta.hmac_label);

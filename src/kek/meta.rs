@@ -5,8 +5,9 @@ use base64::{
     Engine as _, alphabet,
     engine::{GeneralPurpose, GeneralPurposeConfig},
 };
+use indexmap::IndexMap;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::hsm::{DataMechanism, WrapMechanism, WrappedKek};
 
@@ -14,14 +15,17 @@ use crate::hsm::{DataMechanism, WrapMechanism, WrappedKek};
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
+/// A JSON object, of which what is not ours stays as it is written: a number, for one, may be larger than any type of ours.
+type Object = IndexMap<String, Box<RawValue>>;
+
 /// `plugin_meta` of a p11_crypto KEK.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct KekMeta {
     pub(super) kek: WrappedKek,
     pub(super) hmac: Vec<u8>,
     pub(super) hmac_label: String,
     /// The whole object, keys that are not ours and the order of all included.
-    object: Map<String, Value>,
+    object: Object,
 }
 
 impl KekMeta {
@@ -30,7 +34,7 @@ impl KekMeta {
         let object = object(text)?;
         let iv = match object.get("iv") {
             None => return Err("iv is missing".to_owned()),
-            Some(Value::Null) => None,
+            Some(value) if value.get() == "null" => None,
             Some(_) => Some(bytes(&object, "iv")?),
         };
         let mechanism = match object.get("key_wrap_mechanism") {
@@ -41,13 +45,13 @@ impl KekMeta {
         };
         Ok(Self {
             kek: WrappedKek {
-                mkek_label: string(&object, "mkek_label")?.to_owned(),
+                mkek_label: string(&object, "mkek_label")?,
                 mechanism,
                 iv,
                 wrapped_key: bytes(&object, "wrapped_key")?,
             },
             hmac: bytes(&object, "hmac")?,
-            hmac_label: string(&object, "hmac_label")?.to_owned(),
+            hmac_label: string(&object, "hmac_label")?,
             object,
         })
     }
@@ -62,18 +66,18 @@ impl KekMeta {
     /// The text with another signature, everything else kept, as Mitaka and later write it.
     pub(super) fn with_hmac(&self, hmac: &[u8]) -> Result<String, serde_json::Error> {
         let mut object = self.object.clone();
-        object.insert("hmac".to_owned(), Value::String(BASE64.encode(hmac)));
+        object.insert("hmac".to_owned(), to_raw_value(&BASE64.encode(hmac))?);
         compact(&object)
     }
 }
 
 /// `kek_meta_extended` of a p11_crypto secret.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct SecretMeta {
     pub(super) iv: Vec<u8>,
     /// Missing in what was written before 7.0.0.
     pub(super) mechanism: Option<DataMechanism>,
-    object: Map<String, Value>,
+    object: Object,
 }
 
 impl SecretMeta {
@@ -90,7 +94,7 @@ impl SecretMeta {
     /// The text with the mechanism added.
     pub(super) fn with_mechanism(&self, mechanism: DataMechanism) -> Result<String, serde_json::Error> {
         let mut object = self.object.clone();
-        object.insert("mechanism".to_owned(), Value::String(mechanism.name().to_owned()));
+        object.insert("mechanism".to_owned(), to_raw_value(mechanism.name())?);
         compact(&object)
     }
 }
@@ -107,28 +111,23 @@ pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     BASE64.decode(text).map_err(|_| "is not base64".to_owned())
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err("is not a JSON object".to_owned()),
-        Err(error) => Err(format!("is not JSON (line {}, column {})", error.line(), error.column())),
-    }
+fn object(text: &str) -> Result<Object, String> {
+    let whole: &RawValue = serde_json::from_str(text)
+        .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
+    serde_json::from_str(whole.get()).map_err(|_| "is not a JSON object".to_owned())
 }
 
-fn string<'a>(object: &'a Map<String, Value>, key: &str) -> Result<&'a str, String> {
-    match object.get(key) {
-        Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(format!("{key} is not a string")),
-        None => Err(format!("{key} is missing")),
-    }
+fn string(object: &Object, key: &str) -> Result<String, String> {
+    let value = object.get(key).ok_or_else(|| format!("{key} is missing"))?;
+    serde_json::from_str(value.get()).map_err(|_| format!("{key} is not a string"))
 }
 
-fn bytes(object: &Map<String, Value>, key: &str) -> Result<Vec<u8>, String> {
-    decode_base64(string(object, key)?).map_err(|why| format!("{key} {why}"))
+fn bytes(object: &Object, key: &str) -> Result<Vec<u8>, String> {
+    decode_base64(&string(object, key)?).map_err(|why| format!("{key} {why}"))
 }
 
 /// JSON as `json.dumps(data, separators=(',', ':'))` writes it: no spaces, ASCII only.
-fn compact(object: &Map<String, Value>) -> Result<String, serde_json::Error> {
+fn compact(object: &Object) -> Result<String, serde_json::Error> {
     let mut text = Vec::new();
     object.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Ascii))?;
     String::from_utf8(text).map_err(serde::ser::Error::custom)
@@ -181,6 +180,16 @@ mod tests {
         assert_eq!(meta.kek.iv, None);
         assert_eq!(meta.signed_data(), [1, 2, 3]);
         assert_eq!(meta.with_hmac(&[]).unwrap(), text);
+    }
+
+    #[test]
+    fn numbers_that_are_not_ours_stay_as_they_are() {
+        for number in ["-33333333333333333333333333333333333333333333333333", "1e999", "0.10000000000000000001"] {
+            let text = format!(r#"{{"iv":"AQ==","n":{number},"o":{{"n":{number}}}"#);
+            let meta = SecretMeta::parse(&format!("{text}}}")).unwrap();
+            let named = meta.with_mechanism(DataMechanism::AesGcm).unwrap();
+            assert_eq!(named, format!("{text},\"mechanism\":\"CKM_AES_GCM\"}}"));
+        }
     }
 
     #[test]
