@@ -193,22 +193,29 @@ pub fn masked(document: &Document, dialect: Dialect) -> Result<String> {
     Ok(text.split_inclusive('\n').map(masked_comment).collect())
 }
 
-/// A comment may hold an option that was put out of use, with its value.
+/// A comment may hold an option that was put out of use, with its value, and a sentence several.
 fn masked_comment(line: &str) -> String {
+    if !line.trim_start().starts_with(['#', ';']) {
+        return line.to_owned();
+    }
     let body = line.trim_start().trim_start_matches(['#', ';', ' ', '\t']);
-    let is_comment = line.trim_start().starts_with(['#', ';']);
-    let Some((name, value)) = body.split_once(['=', ':']).filter(|_| is_comment) else { return line.to_owned() };
-    // A sentence with a URL in it is masked as a whole line: its words are no option's name.
-    let name = name.split_whitespace().last().unwrap_or_default();
-    let (value, shown) = (value.trim(), shown(name, value.trim()));
-    if value == shown { shown_sentence(line) } else { line.replace(value, &shown) }
+    // They stay: without them the rest would be no comment.
+    let marks = line.strip_suffix(body).unwrap_or_default();
+    for (at, sign) in body.match_indices(['=', ':']) {
+        let (told, value) = body.split_at(at + sign.len());
+        let name = told.trim_end_matches(sign).split_whitespace().last().unwrap_or_default();
+        let shown = shown(name, value.trim());
+        if !value.trim().is_empty() && shown != value.trim() {
+            return format!("{marks}{}{}", shown_sentence(told), value.replace(value.trim(), &shown));
+        }
+    }
+    format!("{marks}{}", shown_sentence(body))
 }
 
 /// A line of prose, without the user and password of a URL in it.
-fn shown_sentence(line: &str) -> String {
-    let masked =
-        |word: &str| if word.contains("://") && word.contains('@') { shown("", word) } else { word.to_owned() };
-    line.split_inclusive(' ').map(masked).collect()
+fn shown_sentence(text: &str) -> String {
+    let masked = |word: &str| if word.contains("://") { shown("", word) } else { word.to_owned() };
+    text.split_inclusive(' ').map(masked).collect()
 }
 
 #[cfg(test)]
@@ -242,6 +249,9 @@ mod tests {
             ("#sql_connection = mysql://barbican:hush@db/b\n", "#sql_connection = mysql://***@db/b\n"),
             ("; see http://u:hush@h/x for more\n", "; see http://***@h/x for more\n"),
             ("# debug = true\n", "# debug = true\n"),
+            ("# password =\n", "# password =\n"),
+            ("# as http://u:hush@h says: secret = hush hush\n", "# as http://***@h says: secret = ***\n"),
+            ("#http://u:hush@h/?a_secret=hush x kek=hush\n", "#******\n"),
             ("key = a # not a comment: b\n", "key = a # not a comment: b\n"),
         ] {
             assert_eq!(masked_comment(line), wanted);
