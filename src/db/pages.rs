@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use super::{Database, Dialect, Inner, KekRow, MetaRow, Result, SecretRow, rows::Row};
 
 /// How many rows a page has at most; payloads, which may be large, come by fewer.
-pub const PAGE: usize = 1000;
+pub const PAGE: usize = 500;
+/// How many KEKs the first page has at most: they often tell what is asked, and then no others need be looked at.
+pub const FIRST_PAGE: usize = 20;
 const PAYLOADS: usize = 250;
 
 /// How many rows one UPDATE of a server changes: it looks through as many alternatives for each of them.
@@ -87,10 +89,10 @@ impl Database {
             return Ok(Vec::new());
         }
         let last = cursor.last.clone();
-        let from = if last.is_some() { "WHERE id > ?" } else { "" };
+        let (from, limit) = if last.is_some() { ("WHERE id > ?", PAGE) } else { ("", FIRST_PAGE) };
         let id: Vec<Option<&str>> = last.iter().map(|(id, _)| Some(id.as_str())).collect();
-        let rows = self.keks(&format!("{from} ORDER BY id LIMIT {PAGE}"), &id, &mut cursor.tenant)?;
-        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
+        let rows = self.keks(&format!("{from} ORDER BY id LIMIT {limit}"), &id, &mut cursor.tenant)?;
+        cursor.pass(&rows, limit, |row| (row.id.clone(), String::new()));
         Ok(rows)
     }
 

@@ -403,9 +403,9 @@ impl Site {
     /// # Errors
     /// If the database or the token cannot be used.
     pub fn survey(&mut self) -> Result<Survey> {
-        let database = self.open(Access::ReadOnly)?;
+        let mut database = self.open(Access::ReadOnly)?;
         let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
-        Survey::of(&database, self.keys(needs_token)?)
+        Survey::of(&mut database, self.keys(needs_token)?)
     }
 }
 

@@ -106,6 +106,10 @@ pub(super) const HEX_TEXT: &str =
 /// Decodes base64 as Python's `b64decode` does: characters outside of the alphabet, line ends for
 /// one, are skipped.
 pub(super) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
+    // Nearly all are as they should be, and are read in a fraction of the time.
+    if let Ok(bytes) = BASE64.decode(text) {
+        return Ok(bytes);
+    }
     let known = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '=');
     let text: String = text.chars().filter(known).collect();
     BASE64.decode(text).map_err(|_| "is not base64".to_owned())
@@ -142,16 +146,16 @@ impl serde_json::ser::Formatter for Ascii {
         writer: &mut W,
         fragment: &str,
     ) -> std::io::Result<()> {
-        for c in fragment.chars() {
-            if matches!(c, ' '..='~') {
-                write!(writer, "{c}")?;
-            } else {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
+        let mut rest = fragment;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| !matches!(c, ' '..='~')) {
+            let (plain, other) = rest.split_at(at);
+            writer.write_all(plain.as_bytes())?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
             }
+            rest = other.get(c.len_utf8()..).unwrap_or_default();
         }
-        Ok(())
+        writer.write_all(rest.as_bytes())
     }
 }
 

@@ -10,6 +10,7 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod hex;
+mod judge;
 mod meta;
 mod simple;
 mod survey;
@@ -19,17 +20,18 @@ use std::fmt;
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    judge::{Choice, Judged, Questions, each_judged},
+    simple::SimpleKeys,
+    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, secret_keks, survey},
+};
 use self::{
     meta::{HEX_TEXT, KekMeta, SecretMeta, decode_base64},
     simple::{ProjectKey, Unusable},
 };
-pub use self::{
-    simple::SimpleKeys,
-    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, secret_keks, survey},
-};
 use crate::{
     db::{KekRow, MetaRow, SecretRow, is_hex_text},
-    hsm::{self, Ciphertext, DataMechanism, Fit, HmacMechanism, Hsm, Proof, Signature},
+    hsm::{self, Ciphertext, DataMechanism, HmacMechanism, Hsm, Proof},
 };
 
 /// `plugin_name` of the p11_crypto plugin since Juno.
@@ -264,74 +266,8 @@ pub fn judge(row: &KekRow, keys: &mut Keys) -> Result<Verdict> {
 /// # Errors
 /// Trouble with the token that says nothing about a row.
 pub fn judge_all(rows: &[KekRow], keys: &mut Keys) -> Result<Vec<Verdict>> {
-    Ok(judge_signed(rows, keys)?.into_iter().map(|judged| judged.verdict).collect())
-}
-
-/// What was found out about a KEK.
-#[derive(Debug)]
-pub struct Judged {
-    /// Its state.
-    pub verdict: Verdict,
-    /// What a row that is signed says.
-    meta: Option<Box<KekMeta>>,
-    /// The signature that Mitaka and later make, where the row has the other one and the token lets its key sign.
-    renewed: Option<Vec<u8>>,
-}
-
-impl Judged {
-    /// The `plugin_meta` of an [`Verdict::Old`] row with a signature as Mitaka and later make it. Nothing else of the text changes but its spaces.
-    ///
-    /// # Errors
-    /// The row is not `Old`; the token does not let its key sign.
-    pub fn renewed(&self, row: &KekRow) -> Result<String> {
-        let Some(meta) = self.meta.as_ref().filter(|_| self.verdict == Verdict::Old) else {
-            bail!("KEK {} is {}, only an old signature is made anew", row.id, self.verdict.name());
-        };
-        let signature = self.renewed.as_ref().with_context(|| {
-            format!("KEK {}: the token does not let key {:?} sign; set its CKA_SIGN", row.id, meta.hmac_label)
-        })?;
-        meta.with_hmac(signature).with_context(|| format!("writing plugin_meta of KEK {}", row.id))
-    }
-}
-
-/// As [`judge_all`], ready to be signed anew. The signature rule: first over what Mitaka and later sign, and where that is bad and there is an iv,
-/// over the wrapped key alone.
-///
-/// # Errors
-/// As [`judge_all`].
-pub fn judge_signed(rows: &[KekRow], keys: &mut Keys) -> Result<Vec<Judged>> {
-    let mut judged = Vec::with_capacity(rows.len());
-    let (mut waiting, mut questions) = (Vec::new(), Vec::new());
-    for row in rows {
-        judged.push(match judge_offline(row, keys) {
-            Offline::Verdict(verdict) => Judged { verdict, meta: None, renewed: None },
-            Offline::Signed(meta) => {
-                let mut over = vec![meta.signed_data()];
-                if meta.kek.iv.as_ref().is_some_and(|iv| !iv.is_empty()) {
-                    over.push(meta.kek.wrapped_key.clone());
-                }
-                waiting.push(judged.len());
-                questions.push(Signature { hmac_label: meta.hmac_label.clone(), over, signature: meta.hmac.clone() });
-                // Until the token has spoken, just below.
-                Judged { verdict: Verdict::Good, meta: Some(meta), renewed: None }
-            }
-        });
-    }
-    let Some(hsm) = keys.hsm.as_mut().filter(|_| !questions.is_empty()) else { return Ok(judged) };
-    let mechanism = hsm.hmac_mechanism();
-    for (index, fit) in waiting.into_iter().zip(hsm.fit_all(questions)?) {
-        let Some(Judged { verdict, meta: Some(meta), renewed }) = judged.get_mut(index) else { continue };
-        *verdict = match fit {
-            Fit::Over { index: 0, .. } => Verdict::Good,
-            Fit::Over { first, .. } => {
-                *renewed = first;
-                Verdict::Old
-            }
-            Fit::None => Verdict::Unreadable { why: misfit(meta, mechanism) },
-            Fit::KeyMissing { label } => Verdict::KeyMissing { label },
-        };
-    }
-    Ok(judged)
+    let questions = Questions::about(rows, keys.hsm.is_some(), keys.simple.as_ref());
+    Ok(questions.ask(keys.hsm.as_mut())?.into_iter().map(|judged| judged.verdict).collect())
 }
 
 /// How far a row can be judged without the token.
@@ -340,7 +276,7 @@ enum Offline {
     Signed(Box<KekMeta>),
 }
 
-fn judge_offline(row: &KekRow, keys: &Keys) -> Offline {
+fn judge_offline(row: &KekRow, token: bool, simple: Option<&SimpleKeys>) -> Offline {
     let plugin = || row.plugin_name.clone();
     let meta = row.plugin_meta.as_deref().unwrap_or_default();
     Offline::Verdict(match Plugin::of(row) {
@@ -349,10 +285,10 @@ fn judge_offline(row: &KekRow, keys: &Keys) -> Offline {
         Plugin::P11 | Plugin::Simple if meta.is_empty() => Verdict::Unbound,
         Plugin::P11 => match KekMeta::parse(meta) {
             Err(why) => Verdict::Malformed { why: format!("plugin_meta: {why}") },
-            Ok(_) if keys.hsm.is_none() => Verdict::NotChecked { plugin: plugin() },
+            Ok(_) if !token => Verdict::NotChecked { plugin: plugin() },
             Ok(meta) => return Offline::Signed(Box::new(meta)),
         },
-        Plugin::Simple => match &keys.simple {
+        Plugin::Simple => match simple {
             None => Verdict::NotChecked { plugin: plugin() },
             Some(keys) => match keys.project_key(meta) {
                 Ok(_) => Verdict::Good,

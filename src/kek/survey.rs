@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Attempt, Keys, SecretVerdict, Verdict, attempt, hex, judge_all, proved};
+use super::{Attempt, Choice, Keys, SecretVerdict, Verdict, attempt, each_judged, hex, judge_all, proved};
 use crate::db::{Cursor, Database, KekRow, Kind, SecretRow, State, States, TextColumn, Which};
 use crate::files::Root;
 use crate::journal::private;
@@ -139,17 +139,13 @@ impl Survey {
     ///
     /// # Errors
     /// As [`survey`]; or the database cannot be read.
-    pub fn of(database: &Database, keys: &mut Keys) -> Result<Self> {
+    pub fn of(database: &mut Database, keys: &mut Keys) -> Result<Self> {
         let mut survey = Self::default();
-        let (mut cursor, mut pace) = (Cursor::default(), Pace::begin());
-        loop {
-            let keks = database.kek_page(&mut cursor)?;
-            if keks.is_empty() {
-                break;
-            }
-            survey.add_keks(&keks, keys)?;
-            pace.add(keks.len(), || database.rows_of(TextColumn::PluginMeta));
-        }
+        each_judged(Choice::All, database, keys, |_, page| {
+            survey.add_verdicts(page.into_iter().map(|(row, judged)| (row, judged.verdict)))?;
+            Ok(true)
+        })
+        .context("judging the KEKs")?;
         // By KEK, so that the token unwraps each only once.
         let (mut cursor, mut pace) = (Cursor::default(), Pace::begin());
         loop {
@@ -199,13 +195,17 @@ impl Survey {
 
     fn add_keks(&mut self, rows: &[KekRow], keys: &mut Keys) -> Result<()> {
         let verdicts = judge_all(&hex::plain_keks(rows), keys).context("judging the KEKs")?;
-        let mut states = Vec::with_capacity(rows.len());
-        for (row, mut verdict) in rows.iter().zip(verdicts) {
-            hex::mark_kek(&mut verdict, row);
+        self.add_verdicts(rows.iter().cloned().zip(verdicts))
+    }
+
+    fn add_verdicts(&mut self, keks: impl Iterator<Item = (KekRow, Verdict)>) -> Result<()> {
+        let mut states = Vec::new();
+        for (row, mut verdict) in keks {
+            hex::mark_kek(&mut verdict, &row);
             self.summary.keks.entry(verdict.name().to_owned()).or_default().add(row.deleted);
             states.push(State {
-                id: row.id.clone(),
-                of: row.project_id.clone(),
+                id: row.id,
+                of: row.project_id,
                 under: String::new(),
                 deleted: row.deleted,
                 usable: verdict.is_sound(),

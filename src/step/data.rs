@@ -1,7 +1,6 @@
 //! Steps on keys: their signatures, and the proofs that nothing is lost.
 
 use std::collections::BTreeMap;
-use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
@@ -10,9 +9,9 @@ use super::{Context, Observed, Undo};
 use crate::crash;
 use crate::db::{Access, Change, Cursor, Database, KekRow, MetaRow, TextColumn};
 use crate::kek::{
-    self, Count, Judged, Keys, Lost, P11_CRYPTO, SecretVerdict, Summary, Survey, Verdict, recorded_mechanism,
+    Choice, Count, Judged, Keys, Lost, P11_CRYPTO, SecretVerdict, Summary, Survey, Verdict, each_judged,
+    recorded_mechanism,
 };
-use crate::progress::Pace;
 
 /// The old signatures of KEKs.
 pub const KEKS: &str = "backup/keks.jsonl";
@@ -21,51 +20,6 @@ pub const BASELINE: &str = "baseline";
 
 pub(super) fn baseline(context: &Context<'_>) -> Result<Survey> {
     Survey::kept(context.root(), &context.directory, BASELINE)
-}
-
-/// The next p11 KEKs; none at the end.
-fn p11_page(database: &Database, cursor: &mut Cursor) -> Result<Vec<KekRow>> {
-    loop {
-        let mut rows = database.kek_page(cursor)?;
-        if rows.is_empty() {
-            return Ok(rows);
-        }
-        rows.retain(|row| row.plugin_name == P11_CRYPTO);
-        if !rows.is_empty() {
-            return Ok(rows);
-        }
-    }
-}
-
-/// Hands over the p11 KEKs page by page, with what the token says of them, as long as `each` wants more. While the token is asked about a page,
-/// `each` works on the one before, and the next is read.
-fn each_page(
-    database: &mut Database,
-    keys: &mut Keys,
-    mut each: impl FnMut(&mut Database, Vec<(KekRow, Judged)>) -> Result<bool>,
-) -> Result<()> {
-    let mut cursor = Cursor::default();
-    let mut page = p11_page(database, &mut cursor)?;
-    let (mut judged, mut pace) = (Vec::new(), Pace::begin());
-    while !page.is_empty() || !judged.is_empty() {
-        let (asked, done) = thread::scope(|scope| {
-            let asked = scope.spawn(|| kek::judge_signed(&page, keys));
-            let mut work = || -> Result<(bool, Vec<KekRow>)> {
-                let more = judged.is_empty() || each(database, std::mem::take(&mut judged))?;
-                Ok((more, if more { p11_page(database, &mut cursor)? } else { Vec::new() }))
-            };
-            let done = work();
-            (asked.join(), done)
-        });
-        let (more, next) = done?;
-        if !more {
-            return Ok(());
-        }
-        let asked = asked.map_err(|_| anyhow!("the token could not be asked"))??;
-        pace.add(asked.len(), || database.rows_of(TextColumn::PluginMeta));
-        judged = std::mem::replace(&mut page, next).into_iter().zip(asked).collect();
-    }
-    Ok(())
 }
 
 /// How many KEKs are in which state, in words.
@@ -95,7 +49,7 @@ fn open<'a>(context: &'a mut Context<'_>, access: Access) -> Result<(Database, &
 pub(super) fn observe_keks(context: &mut Context<'_>) -> Result<Observed> {
     let (mut database, keys) = open(context, Access::ReadOnly)?;
     let (mut tally, mut old) = (Tally::default(), false);
-    each_page(&mut database, keys, |_, page| {
+    each_judged(Choice::P11, &mut database, keys, |_, page| {
         for (_, judged) in &page {
             tally.add(&judged.verdict);
             old |= judged.verdict == Verdict::Old;
@@ -115,7 +69,7 @@ pub(super) fn prepare_keks(context: &mut Context<'_>) -> Result<Undo> {
 pub(super) fn resign(context: &mut Context<'_>) -> Result<()> {
     let mut kept = Kept::reopen(context, KEKS, TextColumn::PluginMeta)?;
     let (mut database, keys) = open(context, Access::ReadWrite)?;
-    each_page(&mut database, keys, |database, page| {
+    each_judged(Choice::P11, &mut database, keys, |database, page| {
         let old = page.into_iter().filter(|(_, judged)| judged.verdict == Verdict::Old);
         let change = |(row, judged): (KekRow, Judged)| -> Result<Change> {
             let new = Some(judged.renewed(&row)?);
@@ -162,7 +116,7 @@ pub(super) fn verify_keks(context: &mut Context<'_>) -> Result<Observed> {
     let expected_old = context.to_before("mitaka")?;
     let (mut database, keys) = open(context, Access::ReadOnly)?;
     let (mut tally, mut foreign) = (Tally::default(), None);
-    each_page(&mut database, keys, |_, page| {
+    each_judged(Choice::P11, &mut database, keys, |_, page| {
         let mut others = Vec::new();
         for (row, judged) in &page {
             tally.add(&judged.verdict);

@@ -23,8 +23,7 @@ use keymgr_upgrade::{
     files::Root,
     hsm::{self, Config, DataMechanism, Error, HmacKeyType, HmacMechanism, Hsm, Identity, Selector, Sessions},
     kek::{
-        self, Count, Keys, Lost, SecretVerdict, SimpleKeys, Survey, Verdict, judge, judge_all, judge_signed, prove,
-        survey,
+        self, Count, Keys, Lost, Questions, SecretVerdict, SimpleKeys, Survey, Verdict, judge, judge_all, prove, survey,
     },
 };
 use nix::unistd::{Gid, Uid, chown, geteuid};
@@ -156,7 +155,8 @@ fn bad(survey: &Survey) -> (usize, usize) {
 
 /// The text of an old row, signed anew.
 fn resign(row: &KekRow, keys: &mut Keys) -> anyhow::Result<String> {
-    judge_signed(std::slice::from_ref(row), keys)?[0].renewed(row)
+    let questions = Questions::about(std::slice::from_ref(row), keys.hsm.is_some(), keys.simple.as_ref());
+    questions.ask(keys.hsm.as_mut())?[0].renewed(row)
 }
 
 fn p11_row(plugin_meta: &str) -> KekRow {

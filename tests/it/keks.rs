@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, PAGE, TextColumn, Url};
+use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, FIRST_PAGE, PAGE, TextColumn, Url};
 use keymgr_upgrade::kek::P11_CRYPTO;
 use rusqlite::Connection;
 use secrecy::SecretString;
@@ -94,7 +94,8 @@ fn pages_and_batches(dialect: Dialect) {
             }
             assert!(database.kek_page(&mut cursor).unwrap().is_empty(), "an end is an end");
             keks.sort();
-            assert_eq!((keks, pages), (expected.clone(), rows.div_ceil(PAGE)), "{rows}");
+            let expected_pages = usize::from(rows > 0) + rows.saturating_sub(FIRST_PAGE).div_ceil(PAGE);
+            assert_eq!((keks, pages), (expected.clone(), expected_pages), "{rows}");
             let (mut cursor, mut secrets) = (Cursor::default(), Vec::new());
             loop {
                 let page = database.secret_page(&mut cursor).unwrap();
@@ -177,14 +178,14 @@ fn mariadb_pages_and_batches() {
     pages_and_batches(Dialect::Mysql);
 }
 
-/// The genuine deployment with its p11 KEKs so many times that they take more than a page, at Mitaka's schema, not yet signed anew.
+/// The genuine deployment with its p11 KEKs so many times that they take more than two pages, at Mitaka's schema, not yet signed anew.
 fn crowded() -> Sandbox {
     let sandbox = Sandbox::liberty();
     sandbox.run(&["db", "upgrade", "d2780d5aa510", "--yes"]).expect(0);
     let connection = Connection::open(sandbox.path(DATABASE)).unwrap();
     let columns = "created_at, updated_at, deleted_at, deleted, status, plugin_name, kek_label, project_id, active, bind_completed, \
                    algorithm, bit_length, mode, plugin_meta";
-    let copies = PAGE / 3;
+    let copies = (FIRST_PAGE + PAGE) / 3 + 1;
     connection
         .execute_batch(&format!(
             "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {copies})
@@ -220,12 +221,12 @@ fn more_than_a_page_is_signed_and_put_back() {
     let sandbox = crowded();
     let before = metas(&sandbox);
     let all = before.len() as u64;
-    assert!(all > PAGE as u64 + 3);
+    assert!(all > (FIRST_PAGE + PAGE) as u64 + 3);
     let (old, whole) = (good(&sandbox), sandbox.copy());
     assert_eq!(old, 3, "of simple_crypto");
     whole.run(&["kek", "migrate", "--yes"]).expect(0);
     assert_eq!(good(&whole), all);
-    assert_eq!(std::fs::read_to_string(kept(&whole)).unwrap().lines().count(), 3, "a line a page, after the first");
+    assert_eq!(std::fs::read_to_string(kept(&whole)).unwrap().lines().count(), 4, "a line a page, after the first");
     let after = metas(&whole);
     whole.run(&["kek", "restore"]).expect(0);
     assert!(metas(&whole) == before);
@@ -262,9 +263,10 @@ fn a_kek_changed_meanwhile_is_named() {
     let sandbox = crowded();
     let connection = Connection::open(sandbox.path(DATABASE)).unwrap();
     let one = metas(&sandbox).into_iter().rev().find(|(id, _)| id.len() == 32).unwrap().0;
-    // It stands in for somebody who writes between our reading and our writing.
+    // It stands in for somebody who writes between our reading and our writing: the last page is read before the second is written.
+    let first = metas(&sandbox).swap_remove(FIRST_PAGE - 1).0;
     let trigger = format!(
-        "CREATE TRIGGER meanwhile BEFORE UPDATE ON kek_data WHEN NEW.id < '{one}' AND NEW.plugin_meta NOT LIKE '% %'
+        "CREATE TRIGGER meanwhile BEFORE UPDATE ON kek_data WHEN NEW.id > '{first}' AND NEW.id < '{one}' AND NEW.plugin_meta NOT LIKE '% %'
          BEGIN UPDATE kek_data SET plugin_meta = plugin_meta || ' ' WHERE id = '{one}'; END"
     );
     connection.execute_batch(&trigger).unwrap();
@@ -278,8 +280,8 @@ fn a_kek_changed_meanwhile_is_named() {
         now.iter().zip(&before).filter(|(now, was)| now != was).map(|(now, _)| &now.0).collect();
     assert_eq!(
         (changed.len(), changed.last()),
-        (PAGE - 3 + 1, Some(&&one)),
-        "a page without the KEKs of simple_crypto"
+        (FIRST_PAGE + PAGE - 3 + 1, Some(&&one)),
+        "two pages without the KEKs of simple_crypto"
     );
     // They left the key as it was, and going back takes only the signature to be ours.
     sandbox.run(&["rollback", "--yes"]).expect(0);

@@ -64,31 +64,38 @@ def raw(count, *more):
     return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
 
 
+def uuid(word):
+    """An expression for an id that follows from `word`, an expression too."""
+    text = f"MD5({word})"
+    for at, length, put in ((17, 1, "a"), (13, 1, "4"), (21, 0, "-"), (17, 0, "-"), (13, 0, "-"), (9, 0, "-")):
+        text = f"INSERT({text}, {at}, {length}, '{put}')"
+    return text
+
+
 def keks(count):
-    """Projects and a KEK for each, as Liberty left them: the signature covers the wrapped key alone."""
+    """Projects and a KEK for each, as Liberty left them: the signature, made by the server, covers the wrapped key alone."""
     stamps = "'2015-11-20 10:00:00', '2015-11-20 10:00:00', 0, 'ACTIVE'"
-    yield "SET unique_checks = 0; SET foreign_key_checks = 0;\n"
-    for begin in range(0, count, 500):
-        projects, rows = [], []
-        for _ in range(begin, min(begin + 500, count)):
-            project, kek = (f"{os.urandom(4).hex()}-{os.urandom(2).hex()}-4{os.urandom(2).hex()[1:]}-a"
-                            f"{os.urandom(2).hex()[1:]}-{os.urandom(6).hex()}" for _ in range(2))
-            iv, wrapped = os.urandom(16), os.urandom(48)
-            text = {name: base64.b64encode(value).decode() for name, value in (
-                ("iv", iv), ("wrapped_key", wrapped), ("hmac", hmac.digest(KEY, wrapped, "sha256")))}
-            meta = json.dumps(text | {"mkek_label": "an_mkek", "hmac_label": "bench_hmac"})
-            projects.append(f"('{project}', {stamps}, '{project.replace('-', '')}')")
-            rows.append(f"('{kek}', {stamps}, '{PLUGIN}', 'project-{project}-key-{kek}', '{project}', 1, 1, 'AES', 256, 'CBC', '{meta}')")
-        yield ("INSERT INTO projects (id, created_at, updated_at, deleted, status, external_id) VALUES "
-               + ",".join(projects) + ";\n")
-        yield ("INSERT INTO kek_data (id, created_at, updated_at, deleted, status, plugin_name, kek_label, project_id, active, "
-               "bind_completed, algorithm, bit_length, mode, plugin_meta) VALUES " + ",".join(rows) + ";\n")
+    inner, outer = (f"X'{bytes(byte ^ pad for byte in KEY.ljust(64, bytes(1))).hex()}'" for pad in (0x36, 0x5C))
+    kek = uuid("CONCAT('kek', seq)")
+    return f"""
+SET unique_checks = 0, foreign_key_checks = 0, sort_buffer_size = 64 << 20;
+INSERT INTO projects (id, created_at, updated_at, deleted, status, external_id)
+    SELECT id, {stamps}, REPLACE(id, '-', '') FROM (SELECT {uuid('seq')} AS id FROM seq_1_to_{count}) p ORDER BY id;
+INSERT INTO kek_data (id, created_at, updated_at, deleted, status, plugin_name, kek_label, project_id, active, bind_completed, algorithm,
+        bit_length, mode, plugin_meta)
+    SELECT id, {stamps}, '{PLUGIN}', CONCAT('project-', project, '-key-', id), project, 1, 1, 'AES', 256, 'CBC',
+        CONCAT('{{"iv": "', TO_BASE64(UNHEX(MD5(CONCAT('iv', id)))), '", "wrapped_key": "', TO_BASE64(wrapped), '", "hmac": "',
+            TO_BASE64(UNHEX(SHA2(CONCAT({outer}, UNHEX(SHA2(CONCAT({inner}, wrapped), 256))), 256))),
+            '", "mkek_label": "an_mkek", "hmac_label": "bench_hmac"}}')
+    FROM (SELECT {kek} AS id, {uuid('seq')} AS project, UNHEX(SHA2(seq, 384)) AS wrapped FROM seq_1_to_{count}) k
+    ORDER BY id;
+"""
 
 
 def fresh(count):
     sql("", ["DROP DATABASE IF EXISTS b; CREATE DATABASE b CHARACTER SET utf8;\n"])
     sql("b", [(fixtures / "schema/mysql-23.0.0.sql").read_text()])
-    sql("b", keks(count))
+    sql("b", [keks(count)])
 
 
 def configure(sessions):
