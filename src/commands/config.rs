@@ -23,7 +23,7 @@ pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
 }
 
 fn diff(session: &mut Session, target: &Target) -> Outcome {
-    let look = look(session, target, Depth::Full)?;
+    let look = look(session, target, Depth::Quick)?;
     session.ui.set("from", look.deployment.from.release.id.as_str());
     session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;

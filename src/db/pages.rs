@@ -2,13 +2,16 @@
 //!
 //! A page is what follows the last key of the page before, in the server's own order: what comes after what is decided by the server alone, whose
 //! collation may be any. Rows that come or go meanwhile move no page.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Database, Dialect, Inner, KekRow, MetaRow, Result, SecretRow, rows::Row};
+use super::{Database, Dialect, Inner, KekRow, Kind, MetaRow, Result, SecretRow, rows::Row};
 
 /// How many rows a page has at most; payloads, which may be large, come by fewer.
 pub const PAGE: usize = 1000;
 const PAYLOADS: usize = 250;
+
+/// How many rows are looked for by one query of a sample; SQLite takes up to 500 parts.
+const PROBES: usize = 100;
 
 /// How many rows one UPDATE of a server changes: it looks through as many alternatives for each of them.
 const AT_ONCE: usize = 64;
@@ -163,6 +166,52 @@ impl Database {
         self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id", marks(ids.len())), &wanted)
     }
 
+    /// The ids of rows of `kek_data` or `encrypted_data`, soft-deleted ones too: the first, the last, and what follows `probes` places that lie evenly
+    /// among UUIDs. Where ids are none, or rows are few, some places have the same row.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn spread_ids(&self, of: Kind, probes: usize) -> Result<BTreeSet<String>> {
+        let table = of.table();
+        let places = (0..probes).map(|n| format!("{:04x}", n * 0x1_0000 / probes));
+        let places: Vec<String> = std::iter::once(String::new()).chain(places).collect();
+        let from = |order: &str| format!("SELECT id FROM {table} WHERE id >= ? ORDER BY id {order} LIMIT 1");
+        let mut ids = self.ids(&from("ASC"), &places, (table, &["id"]))?;
+        ids.append(&mut self.ids(&from("DESC"), &[String::new()], (table, &["id"]))?);
+        Ok(ids)
+    }
+
+    /// Under each of these KEKs the id of a row of `encrypted_data` that is not soft-deleted, as far as there is one.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn live_under(&self, keks: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let one = "SELECT e.id FROM encrypted_data e JOIN secrets s ON s.id = e.secret_id \
+                   WHERE e.kek_id = ? AND NOT e.deleted AND NOT s.deleted LIMIT 1";
+        let keks: Vec<String> = keks.iter().cloned().collect();
+        self.ids(one, &keks, ("encrypted_data", &["id", "secret_id", "kek_id", "deleted"]))
+    }
+
+    /// Of each plugin the id of one of its rows of `kek_data`.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn kek_of_each_plugin(&self) -> Result<BTreeSet<String>> {
+        let sql = "SELECT min(id) FROM kek_data GROUP BY plugin_name";
+        Ok(self.rows(sql, &[], &[("kek_data", &["id", "plugin_name"])])?.into_iter().flatten().flatten().collect())
+    }
+
+    /// What `one`, a query for one id, answers for each of these values.
+    fn ids(&self, one: &str, values: &[String], needed: (&str, &[&str])) -> Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        for some in values.chunks(PROBES) {
+            let params: Vec<Option<&str>> = some.iter().map(|value| Some(value.as_str())).collect();
+            let parts: Vec<String> = (0..some.len()).map(|n| format!("SELECT id FROM ({one}) AS q{n}")).collect();
+            ids.extend(self.rows(&parts.join(" UNION ALL "), &params, &[needed])?.into_iter().flatten().flatten());
+        }
+        Ok(ids)
+    }
+
     /// The next rows of `encrypted_data` under KEKs of `plugin`, without their payloads; none at the end.
     ///
     /// # Errors
@@ -187,6 +236,43 @@ impl Database {
         let rows: Vec<MetaRow> = rows.into_iter().map(|row| self.meta_row(row)).collect::<Result<_>>()?;
         cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
         Ok(rows)
+    }
+
+    /// How many rows of `encrypted_data` are under KEKs of `plugin`, by their `kek_meta_extended` without the value of its `iv`, which each row has of
+    /// its own. What is no such JSON is as it is.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn meta_counts(&self, plugin: &str) -> Result<Vec<(String, u64)>> {
+        let dialect = self.dialect();
+        // Byte by byte: a collation may take one text for another.
+        let meta =
+            if dialect == Dialect::Mysql { "CAST(e.kek_meta_extended AS BINARY)" } else { "e.kek_meta_extended" };
+        let find = if dialect == Dialect::Postgresql { "strpos" } else { "instr" };
+        // Python writes the first, we the second.
+        let [spaced, tight] = ["\"iv\": \"", "\"iv\":\""].map(|iv| {
+            let value = format!("{find}({meta}, '{iv}') + {}", iv.len());
+            (format!("{find}({meta}, '{iv}') > 0"), value)
+        });
+        let by = |of: &dyn Fn(&str) -> String, or: &str| {
+            let when = |(is, value): &(String, String)| format!("WHEN {is} THEN {}", of(value));
+            format!("CASE {} {} ELSE {or} END", when(&spaced), when(&tight))
+        };
+        let head = by(&|value| format!("substr({meta}, 1, {value} - 1)"), meta);
+        let tail = by(&|value| format!("substr({meta}, {value} - 1 + {find}(substr({meta}, {value}), '\"'))"), "''");
+        let sql = format!(
+            "SELECT {head} AS head, {tail} AS tail, count(*) FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id \
+             WHERE k.plugin_name = ? GROUP BY 1, 2"
+        );
+        let needed: [(&str, &[&str]); 2] =
+            [("kek_data", &["id", "plugin_name"]), ("encrypted_data", &["kek_id", "kek_meta_extended"])];
+        let rows = self.rows(&sql, &[Some(plugin)], &needed)?;
+        let count = |row: Row| {
+            let mut parts = row.into_iter();
+            let meta: String = parts.by_ref().take(2).flatten().collect();
+            self.counted(std::iter::once(Some(meta)).chain(parts).collect())
+        };
+        rows.into_iter().map(count).collect()
     }
 
     /// How many rows the column's table has; none where that cannot be told.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::site::{IN_DATABASE, boolean};
 use super::{Code, Host, Site, discover};
 use crate::config::{Config, File, is_secret};
-use crate::db::{self, Access, Cursor, Database};
+use crate::db::{self, Access, Database};
 use crate::ini::Dialect;
 use crate::kek::{P11_CRYPTO, recorded_mechanism};
 use crate::paste;
@@ -61,21 +61,13 @@ pub(super) fn gather(
 
 fn rows(database: &Database, facts: &mut Facts, elsewhere: &mut BTreeMap<String, u64>) -> Result<()> {
     let mut plugins = database.plugin_counts()?;
-    for store in database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE) {
+    for store in database.store_counts(IN_DATABASE)? {
         *plugins.entry(store.plugin_name.clone()).or_default() += store.live + store.deleted;
         elsewhere.insert(store.plugin_name, store.live);
     }
     let mut mechanisms: BTreeMap<String, u64> = BTreeMap::new();
-    let mut cursor = Cursor::default();
-    loop {
-        let page = database.meta_page(P11_CRYPTO, &mut cursor)?;
-        if page.is_empty() {
-            break;
-        }
-        for row in page {
-            let name = recorded_mechanism(row.kek_meta_extended.as_deref()).unwrap_or_default();
-            *mechanisms.entry(name).or_default() += 1;
-        }
+    for (meta, count) in database.meta_counts(P11_CRYPTO)? {
+        *mechanisms.entry(recorded_mechanism(Some(&meta)).unwrap_or_default()).or_default() += count;
     }
     facts.certificate_orders = Some(database.certificate_orders()?);
     facts.plugin_rows = Some(plugins);

@@ -32,7 +32,7 @@ pub use site::{Host, Site, leads_elsewhere, read_mechanism};
 
 use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, HexColumn, Ledger, Problem, Verification};
-use crate::kek::Survey;
+use crate::kek::{Survey, Whole};
 use crate::release::{Catalogue, Facts, Release};
 use crate::settings::Backup;
 
@@ -76,7 +76,7 @@ pub struct Deployment {
     pub paste: Option<File>,
     /// The database; why not, if it cannot be used.
     pub database: Result<DatabaseFacts, String>,
-    /// Every KEK and secret; why not, if token or database cannot be used.
+    /// KEKs and secrets, as far as they were looked at; why not, if token or database cannot be used.
     pub survey: Result<Survey, String>,
     /// Secrets by the store that holds them outside the database.
     pub elsewhere: BTreeMap<String, u64>,
@@ -121,6 +121,8 @@ pub struct Untold(
 pub enum Depth {
     /// Release, files and schema.
     Shallow,
+    /// KEKs and secrets too, of many a sample.
+    Quick,
     /// Every KEK and secret too.
     Full,
 }
@@ -182,6 +184,11 @@ impl Deployment {
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
                 site.survey().map_err(|e| format!("{e:#}"))
+            }
+            (Ok(facts), Depth::Quick) if matches!(facts.ledger, Ledger::At(_)) => {
+                let rows = |table: &str| facts.rows.get(table).copied().unwrap_or_default();
+                let whole = Whole { keks: rows("kek_data"), secrets: rows("encrypted_data") };
+                site.survey_quickly(whole).map_err(|e| format!("{e:#}"))
             }
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),

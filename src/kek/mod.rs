@@ -25,7 +25,7 @@ use self::{
 };
 pub use self::{
     simple::SimpleKeys,
-    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, secret_keks, survey},
+    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, Whole, secret_keks, survey},
 };
 use crate::{
     db::{KekRow, MetaRow, SecretRow, is_hex_text},

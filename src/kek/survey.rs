@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, Keys, SecretVerdict, Verdict, attempt, hex, judge_all, proved};
@@ -14,6 +14,12 @@ use crate::progress::Pace;
 
 /// How many rows are looked up at a time, and how many lost ones are listed.
 const MANY: usize = 1000;
+
+/// A quick look takes all KEKs, and all secrets, of which there are no more than these.
+const QUICK: u64 = 1000;
+
+/// Of more KEKs, and of more secrets, it takes about so many.
+const SAMPLE: (usize, usize) = (1000, 200);
 
 /// What is known in all of the rows surveyed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,17 @@ pub struct Survey {
     summary: Summary,
     /// None: nothing was looked at.
     states: Option<States>,
+    /// None: all rows were looked at.
+    sample: Option<Whole>,
+}
+
+/// How many rows there are where not all were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Whole {
+    /// In `kek_data`.
+    pub keks: u64,
+    /// In `encrypted_data`.
+    pub secrets: u64,
 }
 
 /// Rows in one state.
@@ -141,26 +158,104 @@ impl Survey {
     /// As [`survey`]; or the database cannot be read.
     pub fn of(database: &Database, keys: &mut Keys) -> Result<Self> {
         let mut survey = Self::default();
+        survey.all_keks(database, keys)?;
+        survey.all_secrets(database, keys)?;
+        Ok(survey)
+    }
+
+    /// Surveys a small database as [`Self::of`] does, and of a large one rows that are spread over it: the first, the last, one KEK of each plugin,
+    /// and under each kind of KEK, and each bad one, a live secret.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn quick(database: &Database, whole: Whole, keys: &mut Keys) -> Result<Self> {
+        let (few_keks, few_secrets) = (whole.keks <= QUICK, whole.secrets <= QUICK);
+        if few_keks && few_secrets {
+            return Self::of(database, keys);
+        }
+        let mut survey = Self { sample: Some(whole), ..Self::default() };
+        let plugins = database.kek_of_each_plugin()?;
+        if few_keks {
+            survey.all_keks(database, keys)?;
+        } else {
+            let mut ids = database.spread_ids(Kind::Keks, SAMPLE.0)?;
+            ids.extend(plugins.iter().cloned());
+            for ids in chunks(&ids, MANY) {
+                survey.add_keks(&database.keks_by_id(&ids)?, keys)?;
+            }
+        }
+        if few_secrets {
+            survey.all_secrets(database, keys)?;
+            return Ok(survey);
+        }
+        let mut ids = database.spread_ids(Kind::Secrets, SAMPLE.1)?;
+        ids.append(&mut database.live_under(&survey.telling_keks(plugins)?)?);
+        for ids in chunks(&ids, SAMPLE.1) {
+            let secrets = database.secrets_by_id(&ids)?;
+            survey.add_secrets(&secrets, &secret_keks(database, &secrets)?, keys)?;
+        }
+        Ok(survey)
+    }
+
+    /// These KEKs, one of each state, and all bad ones.
+    fn telling_keks(&mut self, mut ids: BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let names: Vec<String> = self.summary.keks.keys().cloned().collect();
+        let states = self.states()?;
+        for name in &names {
+            states.each(Kind::Keks, Which::Named(name), |state| {
+                ids.insert(state.id);
+                Ok::<_, anyhow::Error>(false)
+            })?;
+        }
+        states.each(Kind::Keks, Which::Bad, |state| {
+            ids.insert(state.id);
+            Ok::<_, anyhow::Error>(true)
+        })?;
+        Ok(ids)
+    }
+
+    fn all_keks(&mut self, database: &Database, keys: &mut Keys) -> Result<()> {
         let (mut cursor, mut pace) = (Cursor::default(), Pace::begin());
         loop {
             let keks = database.kek_page(&mut cursor)?;
             if keks.is_empty() {
-                break;
+                return Ok(());
             }
-            survey.add_keks(&keks, keys)?;
+            self.add_keks(&keks, keys)?;
             pace.add(keks.len(), || database.rows_of(TextColumn::PluginMeta));
         }
-        // By KEK, so that the token unwraps each only once.
+    }
+
+    /// By KEK, so that the token unwraps each only once.
+    fn all_secrets(&mut self, database: &Database, keys: &mut Keys) -> Result<()> {
         let (mut cursor, mut pace) = (Cursor::default(), Pace::begin());
         loop {
             let secrets = database.secret_page(&mut cursor)?;
             if secrets.is_empty() {
-                return Ok(survey);
+                return Ok(());
             }
             let keks = secret_keks(database, &secrets)?;
-            survey.add_secrets(&secrets, &keks, keys)?;
+            self.add_secrets(&secrets, &keks, keys)?;
             pace.add(secrets.len(), || database.rows_of(TextColumn::KekMetaExtended));
         }
+    }
+
+    /// How many rows there are, where not all were looked at.
+    #[must_use]
+    pub fn sample(&self) -> Option<Whole> {
+        self.sample
+    }
+
+    /// `a sample of 200 of 1000000`, where not all rows of this kind were looked at.
+    #[must_use]
+    pub fn part(&self, kind: Kind) -> Option<String> {
+        let whole = self.sample?;
+        let (all, counts) = match kind {
+            Kind::Keks => (whole.keks, &self.summary.keks),
+            Kind::Secrets => (whole.secrets, &self.summary.secrets),
+        };
+        let looked_at: usize = counts.values().map(|count| count.all()).sum();
+        (u64::try_from(looked_at).ok()? < all).then(|| format!("a sample of {looked_at} of {all}"))
     }
 
     /// What was kept of a survey in this directory, inside the root, under this name.
@@ -170,14 +265,17 @@ impl Survey {
     pub fn kept(root: &Root, directory: &Path, name: &str) -> Result<Self> {
         let summary = root.read_json(&directory.join(format!("{name}.json")))?;
         let states = States::open(&root.real_path(&directory.join(format!("{name}.db")))?)?;
-        Ok(Self { summary, states: Some(states) })
+        Ok(Self { summary, states: Some(states), sample: None })
     }
 
     /// Keeps it there: the states of rows as a SQLite file, and the summary as JSON. Both are synced.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If they cannot be written, or not all rows were looked at.
     pub fn keep(&self, root: &Root, directory: &Path, name: &str) -> Result<()> {
+        if self.sample.is_some() {
+            bail!("only a sample of the keys and secrets was looked at: nothing can be compared with that");
+        }
         let none;
         let states = match &self.states {
             Some(states) => states,
@@ -398,6 +496,11 @@ impl Survey {
         }
         Ok(count)
     }
+}
+
+fn chunks(ids: &BTreeSet<String>, size: usize) -> Vec<Vec<&str>> {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    ids.chunks(size).map(<[&str]>::to_vec).collect()
 }
 
 /// The KEKs of these secrets, as far as they are there.
