@@ -14,6 +14,7 @@ use crate::db::{Ledger, Offence, Visitor, Visitors};
 use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment};
 use crate::files::digest;
+use crate::kek::Count;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
 use crate::release::{
@@ -366,20 +367,21 @@ fn around(case: &Case<'_>, all: &mut Vec<Finding>) {
 fn hex_text(case: &Case<'_>, all: &mut Vec<Finding>) {
     let Ok(facts) = &case.deployment.database else { return };
     let cure = facts.hex_cure.as_ref().map(|sql| format!("have the owner of the database do: {sql}"));
-    if !facts.hex_text.is_empty() {
-        let rows: u64 = facts.hex_text.values().sum();
-        let title = format!("hexadecimal text that Barbican on Python 3 wrote and cannot read ({rows})");
+    let survey = case.deployment.survey.as_ref().ok();
+    let count = |counts: &BTreeMap<String, Count>| counts.get("hex-text").copied().unwrap_or_default();
+    let decoded = survey.map(|survey| (count(survey.kek_counts()), count(survey.secret_counts())));
+    let sampled = survey.filter(|survey| survey.sample().is_some()).and(decoded).map(|(k, s)| k.all() + s.all());
+    let rows = sampled.map_or_else(|| facts.hex_text.values().sum(), |rows| rows as u64);
+    if rows > 0 {
+        let here = if sampled.is_some() { " in a sample" } else { "" };
+        let title = format!("hexadecimal text that Barbican on Python 3 wrote and cannot read ({rows}{here})");
         let mut evidence: Vec<String> =
             facts.hex_text.iter().map(|(column, n)| format!("{column}: {n} {}", plural(*n, "row"))).collect();
-        if let Ok(survey) = &case.deployment.survey {
-            let count =
-                |counts: &BTreeMap<String, crate::kek::Count>| counts.get("hex-text").copied().unwrap_or_default();
-            let (keks, secrets) = (count(survey.kek_counts()), count(survey.secret_counts()));
-            let of = if survey.sample().is_some() { "in a sample, " } else { "" };
+        if let Some((keks, secrets)) = decoded {
             evidence.push(format!(
-                "{of}decoded, {} KEKs and {} secrets decrypt ({} and {} of them soft-deleted)",
-                keks.live + keks.deleted,
-                secrets.live + secrets.deleted,
+                "decoded, {} KEKs and {} secrets decrypt ({} and {} of them soft-deleted)",
+                keks.all(),
+                secrets.all(),
                 keks.deleted,
                 secrets.deleted
             ));

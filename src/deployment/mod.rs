@@ -53,10 +53,19 @@ pub struct DatabaseFacts {
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; where none is wanted, what the user may not do though a migration has to.
     pub problems: Vec<Problem>,
-    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts).
+    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts). Of a large database they are
+    /// counted only where all of it is looked at.
     pub hex_text: BTreeMap<HexColumn, u64>,
     /// The statement that keeps the server from making such rows; none where it does not.
     pub hex_cure: Option<String>,
+}
+
+impl DatabaseFacts {
+    /// How many KEKs and secrets there are.
+    fn whole(&self) -> Whole {
+        let rows = |table: &str| self.rows.get(table).copied().unwrap_or_default();
+        Whole { keks: rows("kek_data"), secrets: rows("encrypted_data") }
+    }
 }
 
 /// What is known of this host or image.
@@ -178,17 +187,15 @@ impl Deployment {
             (_, from) => from?,
         };
         let mut site = Site::load(host, &config, from.release)?;
-        let whole = in_run.is_none();
-        let look = |ledger| look_at_database(host, &site, ledger, whole).map_err(|e| format!("{e:#}"));
+        let depth_now = in_run.is_none().then_some(depth);
+        let look = |ledger| look_at_database(host, &site, ledger, depth_now).map_err(|e| format!("{e:#}"));
         let database = ledger.and_then(look);
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
                 site.survey().map_err(|e| format!("{e:#}"))
             }
             (Ok(facts), Depth::Quick) if matches!(facts.ledger, Ledger::At(_)) => {
-                let rows = |table: &str| facts.rows.get(table).copied().unwrap_or_default();
-                let whole = Whole { keks: rows("kek_data"), secrets: rows("encrypted_data") };
-                site.survey_quickly(whole).map_err(|e| format!("{e:#}"))
+                site.survey_quickly(facts.whole()).map_err(|e| format!("{e:#}"))
             }
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),
@@ -306,8 +313,8 @@ fn find(
     Ok(Err(why))
 }
 
-/// What is asked only once, before a run, is left out where it is not `whole`.
-fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Result<DatabaseFacts> {
+/// What is asked only once, before a run, is left out where no `depth` is given, in a run.
+fn look_at_database(host: &Host, site: &Site, ledger: Ledger, depth: Option<Depth>) -> Result<DatabaseFacts> {
     let database = site.open(Access::ReadOnly)?;
     let verification = match &ledger {
         Ledger::At(revision) => Some(database.verify(revision)?),
@@ -324,14 +331,16 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Re
         hex_text: BTreeMap::new(),
         hex_cure: None,
     };
-    if whole {
+    if let Some(depth) = depth {
         facts.rows = database.row_counts()?;
         facts.size = database.size()?;
         facts.problems = match host.settings.backup {
             Backup::Full | Backup::Touched => database.backup_problems()?,
             Backup::None => database.missing_privileges()?,
         };
-        facts.hex_text = database.hex_counts()?;
+        if depth == Depth::Full || !facts.whole().is_large() {
+            facts.hex_text = database.hex_counts()?;
+        }
         facts.hex_cure = database.hex_cure()?;
     }
     Ok(facts)

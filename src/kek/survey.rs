@@ -54,6 +54,14 @@ pub struct Whole {
     pub secrets: u64,
 }
 
+impl Whole {
+    /// Whether a quick look takes a sample of them.
+    #[must_use]
+    pub fn is_large(self) -> bool {
+        self.keks > QUICK || self.secrets > QUICK
+    }
+}
+
 /// Rows in one state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,13 +177,12 @@ impl Survey {
     /// # Errors
     /// As [`Self::of`].
     pub fn quick(database: &Database, whole: Whole, keys: &mut Keys) -> Result<Self> {
-        let (few_keks, few_secrets) = (whole.keks <= QUICK, whole.secrets <= QUICK);
-        if few_keks && few_secrets {
+        if !whole.is_large() {
             return Self::of(database, keys);
         }
         let mut survey = Self { sample: Some(whole), ..Self::default() };
         let plugins = database.kek_of_each_plugin()?;
-        if few_keks {
+        if whole.keks <= QUICK {
             survey.all_keks(database, keys)?;
         } else {
             let mut ids = database.spread_ids(Kind::Keks, SAMPLE.0)?;
@@ -184,7 +191,7 @@ impl Survey {
                 survey.add_keks(&database.keks_by_id(&ids)?, keys)?;
             }
         }
-        if few_secrets {
+        if whole.secrets <= QUICK {
             survey.all_secrets(database, keys)?;
             return Ok(survey);
         }
