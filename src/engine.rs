@@ -1,5 +1,7 @@
 //! The loop: run, resume, roll back. What a step does is the step's business; here is only the order of look, journal and act.
 
+mod fingerprint;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -14,7 +16,7 @@ use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
 use crate::kek::Survey;
 use crate::logging;
 use crate::plan::Plan;
-use crate::step::{Applied, BASELINE, Context, Observed, Step, Undo};
+use crate::step::{Applied, BASELINE, Context, Known, Observed, Step, Undo};
 use crate::time;
 
 /// Set by SIGTERM and SIGINT: the run stops at the next border between two steps.
@@ -110,6 +112,8 @@ pub struct Run {
     pub code_was_there: bool,
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
+    /// What was found out before the plan was looked at again, where the code was there already.
+    known: Known,
     journal: Journal,
     lock: Lock,
 }
@@ -165,6 +169,7 @@ impl Run {
             code_came: false,
             code_was_there: false,
             database: None,
+            known: Known::default(),
             journal,
             lock,
         }
@@ -243,7 +248,7 @@ impl Run {
             to,
             discard,
             code_by_others: self.code_by_others,
-            fingerprint: None,
+            known: self.known.clone(),
         }
     }
 
@@ -331,6 +336,7 @@ impl Run {
             }
             // Between holding and stopping there is no border: what falls there would not come back.
             if STOP.load(Ordering::SeqCst) && !matches!(step, Step::StopUnits { .. }) {
+                self.fingerprint_at_stop(context);
                 let text = format!("run {} stopped before step {}, as asked", self.id, index + 1);
                 logging::event(logging::Event::Interrupted, &text);
                 return Ok(Ended::Stopped { step: index });
@@ -352,6 +358,7 @@ impl Run {
                 Ok((Applied::Done, changed, detail)) => {
                     end(if changed { "ok" } else { "unchanged" }, &detail);
                     if first && matches!(step, Step::AwaitCode { .. }) {
+                        self.known = context.known.clone();
                         return Ok(Ended::Code);
                     }
                 }
@@ -362,6 +369,7 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
+                    self.fingerprint_at_stop(context);
                     if let Err(second) = self.failed(index, &error) {
                         return Err(error.context(format!("{second:#}")));
                     }
@@ -432,8 +440,8 @@ impl Run {
         crash::point("step prepared");
         let proof = self.journal.started(time::now(), index, undo.clone())?;
         self.state.step(index).undo.get_or_insert(undo);
-        if step.writes_database() || matches!(step, Step::AwaitCode { .. }) {
-            context.fingerprint = None;
+        if step.writes_database() || matches!(step, Step::AwaitCode { .. } | Step::RunHooks { .. }) {
+            context.known.fingerprint = None;
         }
         let applied = step.apply(context, &proof)?;
         crash::point("step applied");
@@ -458,20 +466,15 @@ impl Run {
         changed: bool,
         detail: &str,
     ) -> Result<()> {
-        let backup = matches!(step, Step::BackUpDatabase { .. });
-        let writes = step.writes_database() || backup;
-        if backup || writes && context.fingerprint.is_none() {
-            context.fingerprint = Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?);
-        }
-        let fingerprint = context.fingerprint.clone().filter(|_| writes);
+        let fingerprint = self.fingerprint_after(context, index, step)?;
         self.record(Event::StepDone {
             step: index,
             changed,
             detail: detail.to_owned(),
             fingerprint: fingerprint.clone(),
         })?;
-        if fingerprint.is_some() {
-            self.state.fingerprint = fingerprint;
+        if let Some(fingerprint) = fingerprint {
+            self.state.fingerprint = Some((index, fingerprint));
         }
         self.state.step(index).done = Some((changed, detail.to_owned()));
         Ok(())

@@ -12,7 +12,7 @@ use crate::deployment::{Code, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::plan::{Kind, Plan};
-use crate::step::{Context, Step, Undo};
+use crate::step::{Context, Known, Step, Undo};
 
 pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
     match verb {
@@ -100,7 +100,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         to: String::new(),
         discard: false,
         code_by_others: false,
-        fingerprint: None,
+        known: Known::default(),
     };
     let mut changed = Vec::new();
     for (index, step) in plan.steps.iter().enumerate().rev() {

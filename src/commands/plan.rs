@@ -114,7 +114,8 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::RecordMechanism => {
                 let without =
                     look.deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
-                ui.line(format!("    {without} secrets to get their mechanism, each as it decrypted"));
+                let here = sampled(look, Kind::Secrets);
+                ui.line(format!("    {without} secrets{here} to get their mechanism, each as it decrypted"));
             }
             Step::VerifySecrets => {
                 let hex = look.deployment.survey.as_ref().map_or(0, |s| count(s.secret_counts().get("hex-text")));

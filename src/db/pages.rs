@@ -220,59 +220,39 @@ impl Database {
         if cursor.done {
             return Ok(Vec::new());
         }
-        let last = cursor.last.clone();
-        let from = if last.is_some() { "AND e.id > ?" } else { "" };
-        let params: Vec<Option<&str>> =
-            [plugin].into_iter().chain(last.as_ref().map(|(id, _)| id.as_str())).map(Some).collect();
+        let last: Vec<&str> = cursor.last.iter().map(|(id, _)| id.as_str()).collect();
+        let from = if last.is_empty() { "" } else { "AND e.id > ?" };
+        let rows = self.metas(plugin, &format!("{from} ORDER BY e.id LIMIT {PAGE}"), &last)?;
+        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
+        Ok(rows)
+    }
+
+    /// Of the rows that [`Self::spread_ids`] finds in `encrypted_data`, those under KEKs of `plugin`, without their payloads.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn spread_metas(&self, plugin: &str, probes: usize) -> Result<Vec<MetaRow>> {
+        let ids = self.spread_ids(Kind::Secrets, probes)?;
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        if ids.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.metas(plugin, &format!("AND e.id IN ({})", marks(ids.len())), &ids)
+        }
+    }
+
+    /// The rows under KEKs of `plugin` that `which` chooses, with a value for every `?` in it.
+    fn metas(&self, plugin: &str, which: &str, values: &[&str]) -> Result<Vec<MetaRow>> {
+        let params: Vec<Option<&str>> = std::iter::once(plugin).chain(values.iter().copied()).map(Some).collect();
         let sql = format!(
             "SELECT e.id, e.secret_id, e.kek_meta_extended FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id \
-             WHERE k.plugin_name = ? {from} ORDER BY e.id LIMIT {PAGE}"
+             WHERE k.plugin_name = ? {which}"
         );
         let needed: [(&str, &[&str]); 2] = [
             ("kek_data", &["id", "plugin_name"]),
             ("encrypted_data", &["id", "secret_id", "kek_id", "kek_meta_extended"]),
         ];
-        let rows = self.rows(&sql, &params, &needed)?;
-        let rows: Vec<MetaRow> = rows.into_iter().map(|row| self.meta_row(row)).collect::<Result<_>>()?;
-        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
-        Ok(rows)
-    }
-
-    /// How many rows of `encrypted_data` are under KEKs of `plugin`, by their `kek_meta_extended` without the value of its `iv`, which each row has of
-    /// its own. What is no such JSON is as it is.
-    ///
-    /// # Errors
-    /// As [`Self::kek_page`].
-    pub fn meta_counts(&self, plugin: &str) -> Result<Vec<(String, u64)>> {
-        let dialect = self.dialect();
-        // Byte by byte: a collation may take one text for another.
-        let meta =
-            if dialect == Dialect::Mysql { "CAST(e.kek_meta_extended AS BINARY)" } else { "e.kek_meta_extended" };
-        let find = if dialect == Dialect::Postgresql { "strpos" } else { "instr" };
-        // Python writes the first, we the second.
-        let [spaced, tight] = ["\"iv\": \"", "\"iv\":\""].map(|iv| {
-            let value = format!("{find}({meta}, '{iv}') + {}", iv.len());
-            (format!("{find}({meta}, '{iv}') > 0"), value)
-        });
-        let by = |of: &dyn Fn(&str) -> String, or: &str| {
-            let when = |(is, value): &(String, String)| format!("WHEN {is} THEN {}", of(value));
-            format!("CASE {} {} ELSE {or} END", when(&spaced), when(&tight))
-        };
-        let head = by(&|value| format!("substr({meta}, 1, {value} - 1)"), meta);
-        let tail = by(&|value| format!("substr({meta}, {value} - 1 + {find}(substr({meta}, {value}), '\"'))"), "''");
-        let sql = format!(
-            "SELECT {head} AS head, {tail} AS tail, count(*) FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id \
-             WHERE k.plugin_name = ? GROUP BY 1, 2"
-        );
-        let needed: [(&str, &[&str]); 2] =
-            [("kek_data", &["id", "plugin_name"]), ("encrypted_data", &["kek_id", "kek_meta_extended"])];
-        let rows = self.rows(&sql, &[Some(plugin)], &needed)?;
-        let count = |row: Row| {
-            let mut parts = row.into_iter();
-            let meta: String = parts.by_ref().take(2).flatten().collect();
-            self.counted(std::iter::once(Some(meta)).chain(parts).collect())
-        };
-        rows.into_iter().map(count).collect()
+        self.rows(&sql, &params, &needed)?.into_iter().map(|row| self.meta_row(row)).collect()
     }
 
     /// How many rows the column's table has; none where that cannot be told.

@@ -131,10 +131,9 @@ impl Database {
     /// Secrets by the secret store that holds them, by name of the store; not those of the store `but`, which may be most of a large database.
     pub fn store_counts(&self, but: &str) -> Result<Vec<StoreCount>> {
         let rows = self.rows(
-            "SELECT m.value, count(DISTINCT CASE WHEN NOT s.deleted THEN s.id END),
-                    count(DISTINCT CASE WHEN s.deleted THEN s.id END)
-             FROM secret_store_metadata m JOIN secrets s ON s.id = m.secret_id
-             WHERE m.\"key\" = 'plugin_name' AND m.value <> ? GROUP BY m.value ORDER BY m.value",
+            "SELECT m.value, count(CASE WHEN NOT s.deleted THEN 1 END), count(CASE WHEN s.deleted THEN 1 END)
+             FROM (SELECT DISTINCT secret_id, value FROM secret_store_metadata WHERE \"key\" = 'plugin_name' AND value <> ?) m
+             JOIN secrets s ON s.id = m.secret_id GROUP BY m.value ORDER BY m.value",
             &[Some(but)],
             &[("secrets", &["id", "deleted"]), ("secret_store_metadata", &["secret_id", "key", "value"])],
         )?;

@@ -200,8 +200,10 @@ impl Deployment {
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),
         };
+        let sample = database.as_ref().ok().and_then(|facts| facts.whole().sample()).filter(|_| depth != Depth::Full);
         let paste = config::read(root, &host.settings.paste_file)?;
-        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, paste_dialect(&from.release.id)?)?;
+        let dialect = paste_dialect(&from.release.id)?;
+        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, dialect, sample)?;
         let names = host.unit_names()?;
         let running = site.to_run(host, &names)?;
         Ok(Self {
@@ -338,7 +340,7 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, depth: Option<Dept
             Backup::Full | Backup::Touched => database.backup_problems()?,
             Backup::None => database.missing_privileges()?,
         };
-        if depth == Depth::Full || !facts.whole().is_large() {
+        if depth == Depth::Full || facts.whole().sample().is_none() {
             facts.hex_text = database.hex_counts()?;
         }
         facts.hex_cure = database.hex_cure()?;

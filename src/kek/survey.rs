@@ -55,10 +55,10 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Whether a quick look takes a sample of them.
+    /// About how many secrets a quick look takes of so many; all of them where there is no number.
     #[must_use]
-    pub fn is_large(self) -> bool {
-        self.keks > QUICK || self.secrets > QUICK
+    pub fn sample(self) -> Option<usize> {
+        (self.keks > QUICK || self.secrets > QUICK).then_some(SAMPLE.1)
     }
 }
 
@@ -177,7 +177,7 @@ impl Survey {
     /// # Errors
     /// As [`Self::of`].
     pub fn quick(database: &Database, whole: Whole, keys: &mut Keys) -> Result<Self> {
-        if !whole.is_large() {
+        if whole.sample().is_none() {
             return Self::of(database, keys);
         }
         let mut survey = Self { sample: Some(whole), ..Self::default() };

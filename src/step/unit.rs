@@ -51,7 +51,7 @@ pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Resul
 }
 
 pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
-    let fingerprint = match (&context.fingerprint, context.site.open(Access::ReadOnly)) {
+    let fingerprint = match (&context.known.fingerprint, context.site.open(Access::ReadOnly)) {
         // Taking it reads all rows. What came since is not ours, and a rollback is to notice it.
         (Some(known), _) => Some(known.clone()),
         (None, Ok(database)) => Some(database.fingerprint()?),
