@@ -1,10 +1,11 @@
 //! Many rows: pages and batches on each database, and the KEKs of more than a page through the binary.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, PAGE, TextColumn, Url};
+use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, Kind, PAGE, TextColumn, Url};
 use keymgr_upgrade::kek::P11_CRYPTO;
 use rusqlite::Connection;
 use secrecy::SecretString;
@@ -93,6 +94,7 @@ fn pages_and_batches(dialect: Dialect) {
                 keks.extend(page.into_iter().map(|row| row.id));
             }
             assert!(database.kek_page(&mut cursor).unwrap().is_empty(), "an end is an end");
+            let keks_in_order = keks.clone();
             keks.sort();
             assert_eq!((keks, pages), (expected.clone(), rows.div_ceil(PAGE)), "{rows}");
             let (mut cursor, mut secrets) = (Cursor::default(), Vec::new());
@@ -106,6 +108,7 @@ fn pages_and_batches(dialect: Dialect) {
             let mut under: Vec<&str> = secrets.iter().map(|row| row.kek_id.as_str()).collect();
             under.dedup();
             assert_eq!(under.len(), rows.div_ceil(3), "those of one KEK come together");
+            let under_of: BTreeSet<String> = under.into_iter().map(str::to_owned).collect();
             let mut ids: Vec<String> = secrets.into_iter().map(|row| row.id).collect();
             ids.sort();
             assert_eq!(ids, expected);
@@ -120,6 +123,21 @@ fn pages_and_batches(dialect: Dialect) {
             metas.sort();
             assert_eq!(metas, expected);
             assert!(database.meta_page("another.Plugin", &mut Cursor::default()).unwrap().is_empty());
+            let mut tables = [Kind::Keks, Kind::Secrets].map(|kind| {
+                let sample = database.spread_ids(kind, 40).unwrap();
+                assert!(sample.iter().all(|id| expected.contains(id)) && sample.len() <= 42, "{sample:?}");
+                sample
+            });
+            let metas = database.spread_metas(P11_CRYPTO, 40).unwrap().into_iter().map(|row| row.id);
+            assert_eq!(metas.collect::<BTreeSet<_>>(), tables[1]);
+            assert!(database.spread_metas("another.Plugin", 40).unwrap().is_empty());
+            // The first and the last in the server's own order.
+            let ends = [keks_in_order.first(), keks_in_order.last()];
+            assert!(ends.into_iter().flatten().all(|id| tables[0].contains(id)), "{rows}");
+            tables[0].retain(|id| under_of.contains(id));
+            let live = database.live_under(&tables[0]).unwrap();
+            assert_eq!(live.len(), tables[0].len());
+            assert_eq!(database.kek_of_each_plugin().unwrap().len(), rows.min(1));
             assert_eq!(database.plugin_counts().unwrap().values().sum::<u64>(), rows as u64);
 
             for column in [TextColumn::PluginMeta, TextColumn::KekMetaExtended] {
