@@ -181,6 +181,19 @@ impl Database {
         Ok(ids)
     }
 
+    /// The ids of rows of `encrypted_data` for a sample: those of [`Self::spread_ids`], and a live one under each KEK of such a choice, one of each
+    /// plugin among them.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn secret_sample(&self, probes: usize) -> Result<BTreeSet<String>> {
+        let mut keks = self.spread_ids(Kind::Keks, probes)?;
+        keks.append(&mut self.kek_of_each_plugin()?);
+        let mut ids = self.spread_ids(Kind::Secrets, probes)?;
+        ids.append(&mut self.live_under(&keks)?);
+        Ok(ids)
+    }
+
     /// Under each of these KEKs the id of a row of `encrypted_data` that is not soft-deleted, as far as there is one.
     ///
     /// # Errors
@@ -227,18 +240,15 @@ impl Database {
         Ok(rows)
     }
 
-    /// Of the rows that [`Self::spread_ids`] finds in `encrypted_data`, those under KEKs of `plugin`, without their payloads.
+    /// The rows of `encrypted_data` with these ids that are under KEKs of `plugin`, without their payloads.
     ///
     /// # Errors
     /// As [`Self::kek_page`].
-    pub fn spread_metas(&self, plugin: &str, probes: usize) -> Result<Vec<MetaRow>> {
-        let ids = self.spread_ids(Kind::Secrets, probes)?;
-        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    pub fn metas_by_id(&self, plugin: &str, ids: &[&str]) -> Result<Vec<MetaRow>> {
         if ids.is_empty() {
-            Ok(Vec::new())
-        } else {
-            self.metas(plugin, &format!("AND e.id IN ({})", marks(ids.len())), &ids)
+            return Ok(Vec::new());
         }
+        self.metas(plugin, &format!("AND e.id IN ({})", marks(ids.len())), ids)
     }
 
     /// The rows under KEKs of `plugin` that `which` chooses, with a value for every `?` in it.

@@ -80,7 +80,8 @@ fn rows(
         }
     };
     if let Some(probes) = sample {
-        add(&database.spread_metas(P11_CRYPTO, probes)?);
+        let ids = database.secret_sample(probes)?;
+        add(&database.metas_by_id(P11_CRYPTO, &ids.iter().map(String::as_str).collect::<Vec<_>>())?);
     } else {
         let mut cursor = Cursor::default();
         loop {

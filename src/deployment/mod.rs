@@ -53,8 +53,8 @@ pub struct DatabaseFacts {
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; where none is wanted, what the user may not do though a migration has to.
     pub problems: Vec<Problem>,
-    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts). Of a large database they are
-    /// counted only where all of it is looked at.
+    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts). A quick look at a large
+    /// database counts none.
     pub hex_text: BTreeMap<HexColumn, u64>,
     /// The statement that keeps the server from making such rows; none where it does not.
     pub hex_cure: Option<String>,
@@ -200,7 +200,7 @@ impl Deployment {
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),
         };
-        let sample = database.as_ref().ok().and_then(|facts| facts.whole().sample()).filter(|_| depth != Depth::Full);
+        let sample = database.as_ref().ok().and_then(|facts| facts.whole().sample()).filter(|_| depth == Depth::Quick);
         let paste = config::read(root, &host.settings.paste_file)?;
         let dialect = paste_dialect(&from.release.id)?;
         let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, dialect, sample)?;
@@ -340,7 +340,7 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, depth: Option<Dept
             Backup::Full | Backup::Touched => database.backup_problems()?,
             Backup::None => database.missing_privileges()?,
         };
-        if depth == Depth::Full || facts.whole().sample().is_none() {
+        if depth != Depth::Quick || facts.whole().sample().is_none() {
             facts.hex_text = database.hex_counts()?;
         }
         facts.hex_cure = database.hex_cure()?;

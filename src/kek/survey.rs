@@ -172,7 +172,7 @@ impl Survey {
     }
 
     /// Surveys a small database as [`Self::of`] does, and of a large one rows that are spread over it: the first, the last, one KEK of each plugin,
-    /// and under each kind of KEK, and each bad one, a live secret.
+    /// and a live secret under some KEKs, one of each plugin and state and every bad one among them.
     ///
     /// # Errors
     /// As [`Self::of`].
@@ -181,12 +181,11 @@ impl Survey {
             return Self::of(database, keys);
         }
         let mut survey = Self { sample: Some(whole), ..Self::default() };
-        let plugins = database.kek_of_each_plugin()?;
         if whole.keks <= QUICK {
             survey.all_keks(database, keys)?;
         } else {
             let mut ids = database.spread_ids(Kind::Keks, SAMPLE.0)?;
-            ids.extend(plugins.iter().cloned());
+            ids.append(&mut database.kek_of_each_plugin()?);
             for ids in chunks(&ids, MANY) {
                 survey.add_keks(&database.keks_by_id(&ids)?, keys)?;
             }
@@ -195,8 +194,8 @@ impl Survey {
             survey.all_secrets(database, keys)?;
             return Ok(survey);
         }
-        let mut ids = database.spread_ids(Kind::Secrets, SAMPLE.1)?;
-        ids.append(&mut database.live_under(&survey.telling_keks(plugins)?)?);
+        let mut ids = database.secret_sample(SAMPLE.1)?;
+        ids.append(&mut database.live_under(&survey.telling_keks()?)?);
         for ids in chunks(&ids, SAMPLE.1) {
             let secrets = database.secrets_by_id(&ids)?;
             survey.add_secrets(&secrets, &secret_keks(database, &secrets)?, keys)?;
@@ -204,8 +203,9 @@ impl Survey {
         Ok(survey)
     }
 
-    /// These KEKs, one of each state, and all bad ones.
-    fn telling_keks(&mut self, mut ids: BTreeSet<String>) -> Result<BTreeSet<String>> {
+    /// One KEK of each state, and all bad ones.
+    fn telling_keks(&mut self) -> Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
         let names: Vec<String> = self.summary.keks.keys().cloned().collect();
         let states = self.states()?;
         for name in &names {

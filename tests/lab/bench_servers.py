@@ -96,6 +96,7 @@ def copies(server, plugin, count):
     first = f"lower(lpad(hex({seq} * {2**32 // (count + 1)}), 8, '0'))" if maria else f"lpad(to_hex({seq} * {2**32 // (count + 1)}::bigint), 8, '0')"
     live = "SELECT e.secret_id FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id JOIN secrets s ON s.id = e.secret_id " \
            f"WHERE k.plugin_name LIKE '%{plugin}%' AND NOT e.deleted AND NOT s.deleted"
+    genuine, = server.ask(f"SELECT count(*) FROM ({live}) q")
     text = [f"CREATE TEMPORARY TABLE genuine AS SELECT q.secret_id, row_number() OVER (ORDER BY q.secret_id) - 1 AS n FROM ({live}) q;"]
 
     def id_of(word):
@@ -109,7 +110,7 @@ def copies(server, plugin, count):
         values = [id_of(f"'{plugin}'") if c == key else id_of("t.id") if c == "id" else f"t.{quote}{c}{quote}" for c in columns]
         names = ", ".join(f"{quote}{c}{quote}" for c in columns)
         text.append(f"CREATE TEMPORARY TABLE of_{table} AS SELECT t.*, g.n FROM {table} t JOIN genuine g ON g.secret_id = t.{key};"
-                    f"INSERT INTO {table} ({names}) SELECT {', '.join(values)} FROM {series} AS s JOIN of_{table} t "
-                    f"ON t.n = {seq} % (SELECT count(*) FROM genuine) ORDER BY {seq};")
+                    f"INSERT INTO {table} ({names}) SELECT {'STRAIGHT_JOIN' if maria else ''} {', '.join(values)} FROM {series} AS s "
+                    f"JOIN of_{table} t ON t.n = {seq} % {genuine} {'' if maria else 'ORDER BY ' + seq};")
     server.sql("b", "\n".join(text))
     server.sql("b", "ANALYZE" if not maria else f"ANALYZE TABLE {', '.join(TABLES)}")
