@@ -112,8 +112,6 @@ pub struct Run {
     pub code_was_there: bool,
     /// The lock of the database, where it is on a server and something is written to it.
     database: Option<db::Lock>,
-    /// What was found out before the plan was looked at again, where the code was there already.
-    known: Known,
     journal: Journal,
     lock: Lock,
 }
@@ -169,7 +167,6 @@ impl Run {
             code_came: false,
             code_was_there: false,
             database: None,
-            known: Known::default(),
             journal,
             lock,
         }
@@ -248,7 +245,7 @@ impl Run {
             to,
             discard,
             code_by_others: self.code_by_others,
-            known: self.known.clone(),
+            known: Known::default(),
         }
     }
 
@@ -357,8 +354,10 @@ impl Run {
             match result {
                 Ok((Applied::Done, changed, detail)) => {
                     end(if changed { "ok" } else { "unchanged" }, &detail);
-                    if first && matches!(step, Step::AwaitCode { .. }) {
-                        self.known = context.known.clone();
+                    // Where nothing came, and no program of the site ran, all is as it was a moment ago.
+                    let hooks = || steps.iter().take(index).any(|step| matches!(step, Step::RunHooks { .. }));
+                    let same = self.code_was_there && !self.code_came && !hooks();
+                    if first && !same && matches!(step, Step::AwaitCode { .. }) {
                         return Ok(Ended::Code);
                     }
                 }
@@ -432,7 +431,12 @@ impl Run {
         }
         let undo = match begun {
             Some(undo) => undo,
-            None => serde_json::to_value(step.prepare(context)?)?,
+            None => {
+                if matches!(step, Step::UnholdUnits { .. }) {
+                    self.know_fingerprint(context)?;
+                }
+                serde_json::to_value(step.prepare(context)?)?
+            }
         };
         if step.writes_database() {
             self.fence(context)?;

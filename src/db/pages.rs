@@ -276,10 +276,14 @@ impl Database {
     /// # Errors
     /// If they cannot be read.
     pub fn values(&self, column: TextColumn, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
+        self.values_of(column.table(), column.name(), ids)
+    }
+
+    /// The same of another column. `table` and `name` are ours, never the operator's.
+    pub(super) fn values_of(&self, table: &str, name: &str, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let (table, name) = (column.table(), column.name());
         let wanted: Vec<Option<&str>> = ids.iter().copied().map(Some).collect();
         let sql = format!("SELECT id, {name} FROM {table} WHERE id IN ({})", marks(ids.len()));
         let rows = self.rows(&sql, &wanted, &[(table, &["id", name])])?;

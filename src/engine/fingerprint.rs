@@ -18,11 +18,21 @@ impl Run {
         if !step.writes_database() && !matches!(step, Step::BackUpDatabase { .. }) {
             return Ok(None);
         }
-        let last = !self.plan.steps.get(index + 1).is_some_and(Step::writes_database);
-        if last && context.known.fingerprint.is_none() {
-            context.known.fingerprint = Some(context.site.open(Access::ReadOnly)?.fingerprint()?);
+        if !self.plan.steps.get(index + 1).is_some_and(Step::writes_database) {
+            self.know_fingerprint(context)?;
         }
         Ok(context.known.fingerprint.clone())
+    }
+
+    /// Takes it where it is not known, and going back may put something of the database back: the run wrote to it, or has a copy of it for what
+    /// somebody else may do.
+    pub(super) fn know_fingerprint(&self, context: &mut Context<'_>) -> Result<()> {
+        let copied = |step: &Step| matches!(step, Step::BackUpDatabase { .. } | Step::MigrateSchema { .. });
+        let needed = self.has_written() || self.plan.steps.iter().any(copied);
+        if needed && context.known.fingerprint.is_none() && context.site.has_database() {
+            context.known.fingerprint = Some(context.site.open(Access::ReadOnly)?.fingerprint()?);
+        }
+        Ok(())
     }
 
     /// The fingerprint of the database as the run left it; none where what is the run's own, and what is not, cannot be told apart: it was killed

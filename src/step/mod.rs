@@ -367,7 +367,7 @@ impl Step {
             }
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
-            Self::UnholdUnits { .. } => unit::prepare_unhold(context),
+            Self::UnholdUnits { .. } => Ok(unit::prepare_unhold(context)),
             Self::BackUpDatabase { .. } => Ok(Undo::Database),
             Self::AwaitCode { release } => code::prepare(context, release),
             Self::MigrateSchema { .. } => schema::prepare(context),
