@@ -51,12 +51,9 @@ impl Run {
     /// Before the run is left between steps that write, the fingerprint of what they left is taken, for a rollback to compare. Where that cannot be
     /// done, the error that matters is the one that stops the run.
     pub(super) fn fingerprint_at_stop(&mut self, context: &mut Context<'_>) {
-        let steps = self.plan.steps.iter().enumerate().filter(|(_, step)| step.writes_database());
-        let Some((index, StepState { done: Some((changed, detail)), .. })) =
-            steps.map(|(i, _)| (i, self.state.get(i))).filter(|(_, state)| state.undo.is_some()).last()
-        else {
-            return;
-        };
+        let mut steps = self.plan.steps.iter().enumerate().rev().filter(|(_, step)| step.writes_database());
+        let begun = steps.find_map(|(i, _)| Some((i, self.state.get(i))).filter(|(_, state)| state.undo.is_some()));
+        let Some((index, StepState { done: Some((changed, detail)), .. })) = begun else { return };
         if self.state.fingerprint.as_ref().is_some_and(|(at, _)| *at >= index) {
             return;
         }
