@@ -10,6 +10,9 @@ use super::{Database, Dialect, Inner, KekRow, Kind, MetaRow, Result, SecretRow, 
 pub const PAGE: usize = 1000;
 const PAYLOADS: usize = 250;
 
+/// How many keys of secrets are read ahead: where no index has them in order, each time costs a scan of those under one KEK, which may be all.
+pub const AHEAD: usize = 50_000;
+
 /// How many rows are looked for by one query of a sample; SQLite takes up to 500 parts.
 const PROBES: usize = 100;
 
@@ -25,6 +28,8 @@ pub struct Cursor {
     done: bool,
     /// The projects' column has its name of up to Juno.
     tenant: bool,
+    /// Ids of the next rows, the last one first.
+    ahead: Vec<String>,
 }
 
 impl Cursor {
@@ -134,9 +139,22 @@ impl Database {
     /// # Errors
     /// As [`Self::kek_page`].
     pub fn secret_page(&self, cursor: &mut Cursor) -> Result<Vec<SecretRow>> {
-        if cursor.done {
-            return Ok(Vec::new());
+        // Those that are gone since their ids were read make no end.
+        while !cursor.ahead.is_empty() || !cursor.done {
+            if cursor.ahead.is_empty() {
+                self.read_ahead(cursor)?;
+            }
+            let ids = cursor.ahead.split_off(cursor.ahead.len().saturating_sub(PAYLOADS));
+            let rows = self.secrets_by_id(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+            if !rows.is_empty() {
+                return Ok(rows);
+            }
         }
+        Ok(Vec::new())
+    }
+
+    /// Reads the ids of the next rows of `encrypted_data`, by KEK.
+    fn read_ahead(&self, cursor: &mut Cursor) -> Result<()> {
         let last = cursor.last.clone();
         let (from, keys) = match &last {
             None => {
@@ -149,9 +167,16 @@ impl Database {
                 vec![Some(kek.as_str()), Some(kek.as_str()), Some(id.as_str())],
             ),
         };
-        let rows = self.secrets(&format!("{from} ORDER BY e.kek_id, e.id LIMIT {PAYLOADS}"), &keys)?;
-        cursor.pass(&rows, PAYLOADS, |row| (row.kek_id.clone(), row.id.clone()));
-        Ok(rows)
+        let sql = format!("SELECT e.kek_id, e.id FROM encrypted_data e {from} ORDER BY e.kek_id, e.id LIMIT {AHEAD}");
+        let rows = self.rows(&sql, &keys, &[("encrypted_data", &["id", "kek_id"])])?;
+        let both = |row: Row| {
+            let mut row = row.into_iter();
+            Some((row.next().flatten()?, row.next().flatten()?))
+        };
+        let keys: Vec<(String, String)> = rows.into_iter().filter_map(both).collect();
+        cursor.pass(&keys, AHEAD, Clone::clone);
+        cursor.ahead = keys.into_iter().rev().map(|(_, id)| id).collect();
+        Ok(())
     }
 
     /// The rows of `encrypted_data` with these ids; those that are not there are left out.
@@ -163,7 +188,7 @@ impl Database {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id", marks(ids.len())), &wanted)
+        self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id, e.id", marks(ids.len())), &wanted)
     }
 
     /// The ids of rows of `kek_data` or `encrypted_data`, soft-deleted ones too: the first, the last, and what follows `probes` places that lie evenly

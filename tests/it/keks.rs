@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, Kind, PAGE, TextColumn, Url};
+use keymgr_upgrade::db::{AHEAD, Access, Change, Cursor, Database, Dialect, Error, Kind, PAGE, TextColumn, Url};
 use keymgr_upgrade::kek::P11_CRYPTO;
 use rusqlite::Connection;
 use secrecy::SecretString;
@@ -196,6 +196,39 @@ fn postgresql_pages_and_batches() {
 #[test]
 fn mariadb_pages_and_batches() {
     pages_and_batches(Dialect::Mysql);
+}
+
+/// Their ids are read ahead, and some are gone by the time that their rows are read.
+#[test]
+fn more_secrets_than_are_read_ahead() {
+    let sandbox = Sandbox::liberty();
+    let connection = Connection::open(sandbox.path(DATABASE)).unwrap();
+    let columns =
+        "created_at, updated_at, deleted, status, content_type, secret_id, kek_id, cypher_text, kek_meta_extended";
+    let copies = AHEAD + 1;
+    connection
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {copies})
+             INSERT INTO encrypted_data (id, {columns})
+             SELECT printf('%06d', n), {columns} FROM n, (SELECT * FROM encrypted_data LIMIT 1)"
+        ))
+        .unwrap();
+    let all: i64 = connection.query_row("SELECT count(*) FROM encrypted_data", [], |row| row.get(0)).unwrap();
+    let database = Database::open_file(&sandbox.path(DATABASE), Access::ReadOnly, Duration::from_secs(5)).unwrap();
+    let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
+    loop {
+        let page = database.secret_page(&mut cursor).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|row| (row.kek_id, row.id)));
+        if seen.len() == 5000 {
+            // A page and more of what was read ahead.
+            connection.execute("DELETE FROM encrypted_data WHERE id BETWEEN '020001' AND '020600'", []).unwrap();
+        }
+    }
+    assert_eq!(seen.len(), usize::try_from(all).unwrap() - 600);
+    assert!(seen.is_sorted() && seen.windows(2).all(|two| two[0] != two[1]));
 }
 
 /// The genuine deployment with its p11 KEKs so many times that they take more than a page, at Mitaka's schema, not yet signed anew.
