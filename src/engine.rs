@@ -1,5 +1,7 @@
 //! The loop: run, resume, roll back. What a step does is the step's business; here is only the order of look, journal and act.
 
+mod fingerprint;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -14,7 +16,7 @@ use crate::journal::{self, Event, Journal, Lock, Outcome, Phase, RunState};
 use crate::kek::Survey;
 use crate::logging;
 use crate::plan::Plan;
-use crate::step::{Applied, BASELINE, Context, Observed, Step, Undo};
+use crate::step::{Applied, BASELINE, Context, Known, Observed, Step, Undo};
 use crate::time;
 
 /// Set by SIGTERM and SIGINT: the run stops at the next border between two steps.
@@ -243,7 +245,7 @@ impl Run {
             to,
             discard,
             code_by_others: self.code_by_others,
-            fingerprint: None,
+            known: Known::default(),
         }
     }
 
@@ -331,6 +333,7 @@ impl Run {
             }
             // Between holding and stopping there is no border: what falls there would not come back.
             if STOP.load(Ordering::SeqCst) && !matches!(step, Step::StopUnits { .. }) {
+                self.fingerprint_at_stop(context);
                 let text = format!("run {} stopped before step {}, as asked", self.id, index + 1);
                 logging::event(logging::Event::Interrupted, &text);
                 return Ok(Ended::Stopped { step: index });
@@ -351,7 +354,10 @@ impl Run {
             match result {
                 Ok((Applied::Done, changed, detail)) => {
                     end(if changed { "ok" } else { "unchanged" }, &detail);
-                    if first && matches!(step, Step::AwaitCode { .. }) {
+                    // Where nothing came, and no program of the site ran, all is as it was a moment ago.
+                    let hooks = || steps.iter().take(index).any(|step| matches!(step, Step::RunHooks { .. }));
+                    let same = self.code_was_there && !self.code_came && !hooks();
+                    if first && !same && matches!(step, Step::AwaitCode { .. }) {
                         return Ok(Ended::Code);
                     }
                 }
@@ -362,6 +368,7 @@ impl Run {
                 }
                 Err(error) => {
                     end("FAILED", &format!("{error:#}"));
+                    self.fingerprint_at_stop(context);
                     if let Err(second) = self.failed(index, &error) {
                         return Err(error.context(format!("{second:#}")));
                     }
@@ -424,7 +431,12 @@ impl Run {
         }
         let undo = match begun {
             Some(undo) => undo,
-            None => serde_json::to_value(step.prepare(context)?)?,
+            None => {
+                if matches!(step, Step::UnholdUnits { .. }) {
+                    self.know_fingerprint(context)?;
+                }
+                serde_json::to_value(step.prepare(context)?)?
+            }
         };
         if step.writes_database() {
             self.fence(context)?;
@@ -432,8 +444,8 @@ impl Run {
         crash::point("step prepared");
         let proof = self.journal.started(time::now(), index, undo.clone())?;
         self.state.step(index).undo.get_or_insert(undo);
-        if step.writes_database() || matches!(step, Step::AwaitCode { .. }) {
-            context.fingerprint = None;
+        if step.writes_database() || matches!(step, Step::AwaitCode { .. } | Step::RunHooks { .. }) {
+            context.known.fingerprint = None;
         }
         let applied = step.apply(context, &proof)?;
         crash::point("step applied");
@@ -458,20 +470,15 @@ impl Run {
         changed: bool,
         detail: &str,
     ) -> Result<()> {
-        let backup = matches!(step, Step::BackUpDatabase { .. });
-        let writes = step.writes_database() || backup;
-        if backup || writes && context.fingerprint.is_none() {
-            context.fingerprint = Some(context.site.open(crate::db::Access::ReadOnly)?.fingerprint()?);
-        }
-        let fingerprint = context.fingerprint.clone().filter(|_| writes);
+        let fingerprint = self.fingerprint_after(context, index, step)?;
         self.record(Event::StepDone {
             step: index,
             changed,
             detail: detail.to_owned(),
             fingerprint: fingerprint.clone(),
         })?;
-        if fingerprint.is_some() {
-            self.state.fingerprint = fingerprint;
+        if let Some(fingerprint) = fingerprint {
+            self.state.fingerprint = Some((index, fingerprint));
         }
         self.state.step(index).done = Some((changed, detail.to_owned()));
         Ok(())

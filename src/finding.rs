@@ -1,5 +1,6 @@
 //! What stops or endangers an upgrade: judged from facts, without looking or touching.
 
+mod keys;
 mod mechanisms;
 mod packages;
 mod services;
@@ -13,7 +14,7 @@ use crate::db::{Ledger, Offence, Visitor, Visitors};
 use crate::deployment::paste_dialect;
 use crate::deployment::{Code, Deployment};
 use crate::files::digest;
-use crate::kek::Survey;
+use crate::kek::Count;
 use crate::paste::{self, V1};
 use crate::plan::Draft;
 use crate::release::{
@@ -142,7 +143,7 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
     schema(case, &mut all);
     around(case, &mut all);
     services::judge(case, &mut all);
-    keys(case, &mut all);
+    keys::judge(case, &mut all);
     hex_text(case, &mut all);
     files(case, &mut all);
     backup(case, &mut all);
@@ -153,7 +154,7 @@ pub fn findings(case: &Case<'_>) -> Vec<Finding> {
         let remedy =
             format!("{}; for good: acknowledged = {}", finding.remedy.take().unwrap_or_default(), finding.token());
         finding.remedy = Some(remedy);
-        if case.approved.contains(&finding.token()) {
+        if case.approved.contains(&finding.token()) || keys::is_accepted_sample(case, finding) {
             finding.severity = Severity::Warn;
             finding.title.push_str(" (accepted)");
         }
@@ -362,105 +363,25 @@ fn around(case: &Case<'_>, all: &mut Vec<Finding>) {
     all.push(Finding::warn(OTHER_WRITERS, title).evidence(evidence).remedy(remedy));
 }
 
-fn keys(case: &Case<'_>, all: &mut Vec<Finding>) {
-    let survey = match &case.deployment.survey {
-        Ok(survey) => survey,
-        Err(why) => {
-            if case.deployment.database.is_ok() {
-                let remedy = "mend that, then: keymgr-upgrade kek status; without the keys nobody can say whether secrets survive";
-                all.push(Finding::fail("keys", why.clone()).remedy(remedy));
-            }
-            return;
-        }
-    };
-    if let Err(why) = unreadable(survey, all) {
-        all.push(Finding::fail("keys", format!("{why:#}")).remedy("mend that, then: keymgr-upgrade kek status"));
-    }
-    let total =
-        |counts: &BTreeMap<String, crate::kek::Count>, name: &str| counts.get(name).map_or(0, |count| count.all());
-    let (keks, secrets) = (survey.kek_counts(), survey.secret_counts());
-    let title =
-        format!("{} good, {} old, {} unreadable", total(keks, "good"), total(keks, "old"), survey.bad_kek_count());
-    all.push(Finding::ok("keks", title));
-    let tried: usize = secrets.values().map(|count| count.all()).sum();
-    all.push(Finding::ok("secrets", format!("{} of {tried} decrypt", total(secrets, "proved"))));
-    not_proved(case, survey, all);
-    mechanisms::judge(case, survey, all);
-}
-
-/// What cannot be read now cannot be proved to survive: a blocker to accept if live, less if nothing live is behind it.
-fn unreadable(survey: &Survey, all: &mut Vec<Finding>) -> anyhow::Result<()> {
-    let (mut live, mut idle) = (Lines::default(), Lines::default());
-    survey.each_bad_kek(|kek| {
-        let line = format!("KEK {}, with {} of the secrets: {}", kek.id, kek.under, kek.verdict);
-        if kek.used { live.push(line) } else { idle.push(line) }
-    })?;
-    survey.each_bad_secret(|secret| {
-        // The others are said with their KEK.
-        if !secret.under_bad {
-            let line = format!("secret {} (datum {}): {}", secret.secret_id, secret.id, secret.verdict);
-            if secret.deleted { idle.push(line) } else { live.push(line) }
-        }
-        Ok(true)
-    })?;
-    if live.count > 0 {
-        let title = format!("KEKs or secrets in use cannot be read now ({})", live.count);
-        let finding = Finding::fail("unreadable", title).evidence(live.evidence()).approvable();
-        all.push(finding.remedy("find out why (kek verify); or accept it: keymgr-upgrade approve"));
-    }
-    if idle.count > 0 {
-        let title = format!("KEKs or secrets not in use cannot be read ({})", idle.count);
-        all.push(Finding::warn("unreadable-idle", title).evidence(idle.evidence()));
-    }
-    Ok(())
-}
-
-/// How many lines of evidence are kept; of the others their number and a digest, so that any other evidence is told from this.
-const MOST_LINES: usize = 1000;
-
-#[derive(Default)]
-struct Lines {
-    kept: Vec<String>,
-    count: usize,
-    others: String,
-}
-
-impl Lines {
-    fn push(&mut self, line: String) {
-        self.count += 1;
-        if self.kept.len() < MOST_LINES {
-            self.kept.push(line);
-        } else {
-            self.others = digest(format!("{}{line}", self.others).as_bytes());
-        }
-    }
-
-    fn evidence(mut self) -> Vec<String> {
-        if self.count > MOST_LINES {
-            let more = self.count - MOST_LINES;
-            self.kept.push(format!("and {more} more, of digest {}; kek verify lists them", self.others));
-        }
-        self.kept
-    }
-}
-
 /// What a Barbican on Python 3 wrote into PostgreSQL and cannot read, and whether it will write more of it.
 fn hex_text(case: &Case<'_>, all: &mut Vec<Finding>) {
     let Ok(facts) = &case.deployment.database else { return };
     let cure = facts.hex_cure.as_ref().map(|sql| format!("have the owner of the database do: {sql}"));
-    if !facts.hex_text.is_empty() {
-        let rows: u64 = facts.hex_text.values().sum();
-        let title = format!("hexadecimal text that Barbican on Python 3 wrote and cannot read ({rows})");
+    let survey = case.deployment.survey.as_ref().ok();
+    let count = |counts: &BTreeMap<String, Count>| counts.get("hex-text").copied().unwrap_or_default();
+    let decoded = survey.map(|survey| (count(survey.kek_counts()), count(survey.secret_counts())));
+    let sampled = survey.filter(|survey| survey.sample().is_some()).and(decoded).map(|(k, s)| k.all() + s.all());
+    let rows = sampled.map_or_else(|| facts.hex_text.values().sum(), |rows| rows as u64);
+    if rows > 0 {
+        let here = if sampled.is_some() { " in a sample" } else { "" };
+        let title = format!("hexadecimal text that Barbican on Python 3 wrote and cannot read ({rows}{here})");
         let mut evidence: Vec<String> =
             facts.hex_text.iter().map(|(column, n)| format!("{column}: {n} {}", plural(*n, "row"))).collect();
-        if let Ok(survey) = &case.deployment.survey {
-            let count =
-                |counts: &BTreeMap<String, crate::kek::Count>| counts.get("hex-text").copied().unwrap_or_default();
-            let (keks, secrets) = (count(survey.kek_counts()), count(survey.secret_counts()));
+        if let Some((keks, secrets)) = decoded {
             evidence.push(format!(
                 "decoded, {} KEKs and {} secrets decrypt ({} and {} of them soft-deleted)",
-                keks.live + keks.deleted,
-                secrets.live + secrets.deleted,
+                keks.all(),
+                secrets.all(),
                 keks.deleted,
                 secrets.deleted
             ));
@@ -483,18 +404,6 @@ fn plural(count: u64, what: &str) -> String {
 fn on_python_3(case: &Case<'_>) -> bool {
     let here = case.deployment.facts.python.is_some_and(|python| python >= PYTHON_3);
     here || !case.to.python.allows(PYTHON_2)
-}
-
-fn not_proved(case: &Case<'_>, survey: &Survey, all: &mut Vec<Finding>) {
-    let mut evidence: Vec<String> =
-        case.deployment.elsewhere.iter().map(|(plugin, n)| format!("{n} secrets in {plugin}")).collect();
-    let unchecked = survey.summary().unchecked.iter().filter(|(_, count)| count.live > 0);
-    evidence.extend(unchecked.map(|(plugin, count)| format!("{} secrets under keys of {plugin}", count.live)));
-    if !evidence.is_empty() {
-        let title = "secrets that this tool cannot read, and so cannot prove";
-        let finding = Finding::warn("not-proved", title).evidence(evidence);
-        all.push(finding.remedy("read one of them through the API after the upgrade"));
-    }
 }
 
 fn files(case: &Case<'_>, all: &mut Vec<Finding>) {

@@ -240,8 +240,9 @@ pub struct RunState {
     pub times: (u64, u64),
     /// The last error, forward or back.
     pub error: Option<String>,
-    /// Fingerprint of the database when a step last left it; unknown while one that writes is under way.
-    pub fingerprint: Option<String>,
+    /// Fingerprint of the database as a step left it, and which step: the last one of those that write one after the other. Unknown while one is under
+    /// way.
+    pub fingerprint: Option<(usize, String)>,
     /// Nobody else writes to the database, on the operator's word.
     pub writers_stopped: bool,
 }
@@ -298,8 +299,8 @@ impl RunState {
                 step.error = None;
             }
             Event::StepDone { step, changed, detail, fingerprint } => {
-                if fingerprint.is_some() {
-                    self.fingerprint.clone_from(fingerprint);
+                if let Some(fingerprint) = fingerprint {
+                    self.fingerprint = Some((*step, fingerprint.clone()));
                 }
                 let step = self.step(*step);
                 let before = step.done.take().is_some_and(|(changed, _)| changed);

@@ -128,15 +128,9 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
         let index = run.plan.steps.iter().position(step)?;
         serde_json::from_value::<Undo>(run.state.get(index).undo?).ok()
     };
-    let unfinished = run.plan.steps.iter().enumerate().any(|(i, s)| {
-        let state = run.state.get(i);
-        s.writes_database() && state.undo.is_some() && state.done.is_none()
-    });
     let known = match undo(&|s| matches!(s, Step::UnholdUnits { .. })) {
         Some(Undo::Unhold { fingerprint }) => fingerprint,
-        // Killed within a step that writes: what is its own, and what is not, cannot be told apart.
-        _ if unfinished => None,
-        _ => run.state.fingerprint.clone(),
+        _ => run.fingerprint(),
     };
     let Some(known) = known else { return Ok(()) };
     let database = site.open(Access::ReadOnly)?;

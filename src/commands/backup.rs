@@ -8,7 +8,7 @@ use super::{Outcome, Session, runs};
 use crate::cli::{Backup, Word};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Phase};
-use crate::step::{About, Context, restore_backup, size};
+use crate::step::{About, Context, Known, restore_backup, size};
 
 pub(super) fn backup(session: &mut Session, verb: Backup) -> Outcome {
     match verb {
@@ -83,7 +83,7 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
         to: String::new(),
         discard: false,
         code_by_others: false,
-        fingerprint: None,
+        known: Known::default(),
     };
     let changed = restore_backup(&mut context)?;
     runs::fit_record(session, &site)?;

@@ -13,7 +13,7 @@ use crate::release::PathError;
 use crate::ui::Ui;
 
 pub(super) fn check(session: &mut Session, target: &Target) -> Outcome {
-    let look = look(session, target, Depth::Full)?;
+    let look = look(session, target, Depth::Quick)?;
     head(&mut session.ui, &look);
     session.ui.line("Read only: nothing was stopped, locked or written.");
     session.ui.line("");
@@ -79,6 +79,7 @@ pub(super) fn head(ui: &mut Ui, look: &Look) {
     if let Ok(survey) = &deployment.survey {
         ui.set("keks", json!(survey.kek_counts()));
         ui.set("secrets", json!(survey.secret_counts()));
+        ui.set("sample_of", json!(survey.sample()));
     }
     ui.set("findings", json!(look.findings));
 }

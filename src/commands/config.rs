@@ -12,7 +12,7 @@ use crate::deployment::{Code, Depth};
 use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::plan::{Kind, Plan};
-use crate::step::{Context, Step, Undo};
+use crate::step::{Context, Known, Step, Undo};
 
 pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
     match verb {
@@ -23,7 +23,7 @@ pub(super) fn config(session: &mut Session, verb: Config) -> Outcome {
 }
 
 fn diff(session: &mut Session, target: &Target) -> Outcome {
-    let look = look(session, target, Depth::Full)?;
+    let look = look(session, target, Depth::Quick)?;
     session.ui.set("from", look.deployment.from.release.id.as_str());
     session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
@@ -100,7 +100,7 @@ fn restore(session: &mut Session, wanted: Option<String>) -> Outcome {
         to: String::new(),
         discard: false,
         code_by_others: false,
-        fingerprint: None,
+        known: Known::default(),
     };
     let mut changed = Vec::new();
     for (index, step) in plan.steps.iter().enumerate().rev() {

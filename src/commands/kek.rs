@@ -12,7 +12,7 @@ use crate::error::{Exit, Failure};
 use crate::journal;
 use crate::kek::{Count, Survey};
 use crate::plan::{Kind, Plan};
-use crate::step::{Context, KEKS, Step, restore_kept};
+use crate::step::{Context, KEKS, Known, Step, restore_kept};
 
 pub(super) fn kek(session: &mut Session, verb: Kek) -> Outcome {
     match verb {
@@ -166,7 +166,7 @@ fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome
         to: String::new(),
         discard: false,
         code_by_others: false,
-        fingerprint: None,
+        known: Known::default(),
     };
     let changed = restore_kept(&mut context)?;
     session.ui.set("changed", changed);

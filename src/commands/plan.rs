@@ -9,7 +9,7 @@ use super::{Outcome, Session, notes, rehearse, shell};
 use crate::approval::Approval;
 use crate::cli::Target;
 use crate::config::masked;
-use crate::db::Access;
+use crate::db::{Access, Kind};
 use crate::deployment::paste_dialect;
 use crate::deployment::{Deployment, Depth};
 use crate::error::{Exit, Failure};
@@ -23,7 +23,7 @@ use crate::time;
 use crate::ui::Ui;
 
 pub(super) fn plan(session: &mut Session, target: &Target, diff: bool, as_shell: bool) -> Outcome {
-    let look = look(session, target, Depth::Full)?;
+    let look = look(session, target, Depth::Quick)?;
     session.ui.set("from", look.deployment.from.release.id.as_str());
     session.ui.set("to", look.to.id.as_str());
     let draft = look.draft()?;
@@ -108,23 +108,31 @@ fn steps(ui: &mut Ui, look: &Look, sql: &[(String, Vec<String>)]) {
             Step::RunHooks { hooks, .. } => ui.paragraph(&hooks.join(" "), 4),
             Step::ResignKeks => {
                 let old = look.deployment.survey.as_ref().map_or(0, |s| count(s.kek_counts().get("old")));
-                ui.line(format!("    {old} KEKs to sign anew, each verified before and after"));
+                let here = sampled(look, Kind::Keks);
+                ui.line(format!("    {old} KEKs{here} to sign anew, each verified before and after"));
             }
             Step::RecordMechanism => {
                 let without =
                     look.deployment.facts.p11_mechanisms.as_ref().and_then(|m| m.get("")).copied().unwrap_or(0);
-                ui.line(format!("    {without} secrets to get their mechanism, each as it decrypted"));
+                let here = sampled(look, Kind::Secrets);
+                ui.line(format!("    {without} secrets{here} to get their mechanism, each as it decrypted"));
             }
             Step::VerifySecrets => {
                 let hex = look.deployment.survey.as_ref().map_or(0, |s| count(s.secret_counts().get("hex-text")));
                 if hex > 0 {
-                    let secrets = number(hex, "secret");
+                    let secrets = format!("{}{}", number(hex, "secret"), sampled(look, Kind::Secrets));
                     ui.paragraph(&format!("{secrets} in hexadecimal text: unreadable until `db repair-hex`"), 4);
                 }
             }
             _ => {}
         }
     }
+}
+
+/// ` (a sample of 1000 of 5000)`, where not all rows of this kind were looked at.
+fn sampled(look: &Look, kind: Kind) -> String {
+    let part = look.deployment.survey.as_ref().ok().and_then(|survey| survey.part(kind));
+    part.map_or_else(String::new, |part| format!(" ({part})"))
 }
 
 /// `1 statement`, `2 statements`.

@@ -151,7 +151,28 @@ fn carried_out(session: &mut Session, host: &Host, site: &mut Site, look: &Look)
         }
         session.ui.progress(&progress);
     })?;
+    if matches!(ended, Ended::Done) {
+        steps.extend(between_halves(host, site, look, &run)?);
+    }
     Ok((steps, ended))
+}
+
+/// Where the code is still to come, a run then looks whether its copy is whole and holds what the database holds, with the services down. So much is
+/// read for that.
+fn between_halves(host: &Host, site: &Site, look: &Look, run: &Run) -> Result<Option<Rehearsed>> {
+    let awaits = look.draft.as_ref().is_ok_and(|draft| draft.plan.code().is_some());
+    if !awaits || !run.plan.backs_up() || look.deployment.code.is(&run.plan.to) {
+        return Ok(None);
+    }
+    let begin = Instant::now();
+    copy_of_backup(&host.root, &run.directory)?;
+    site.open(Access::ReadOnly)?.fingerprint()?;
+    Ok(Some(Rehearsed {
+        step: "look at the copy".to_owned(),
+        word: "ok".to_owned(),
+        detail: "again, when the code has come".to_owned(),
+        milliseconds: u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }))
 }
 
 /// Lays out the files and a copy of the database, and whatever stands in for the host there.

@@ -102,6 +102,14 @@ impl Database {
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
     }
 
+    /// What the rows with these ids hold in a column; those that are not there are left out.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn hex_values(&self, column: HexColumn, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
+        self.values_of(column.table(), column.name(), ids)
+    }
+
     /// Replaces a value of one row if it still is `old`; says whether it was. `updated_at` stays as it is.
     pub fn replace_hex_text(&mut self, column: HexColumn, id: &str, old: &str, new: &str) -> Result<bool> {
         self.replace(column.table(), column.name(), id, Some(old), Some(new))

@@ -43,7 +43,7 @@ pub use error::{Error, Result};
 pub use hex::{HexColumn, decode_hex_text, is_hex_text};
 pub use ledger::Ledger;
 pub use lock::{Claim, Holder, Lock, holder, unlock};
-pub use pages::{Change, Cursor, FIRST_PAGE, PAGE, TextColumn};
+pub use pages::{AHEAD, Change, Cursor, FIRST_PAGE, PAGE, TextColumn};
 pub use scratch::{create, remove};
 pub use server::Kept;
 pub use shape::{Column, ForeignKey, Index, Shape, Table};

@@ -2,15 +2,21 @@
 //!
 //! A page is what follows the last key of the page before, in the server's own order: what comes after what is decided by the server alone, whose
 //! collation may be any. Rows that come or go meanwhile move no page.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Database, Dialect, Inner, KekRow, MetaRow, Result, SecretRow, rows::Row};
+use super::{Database, Dialect, Inner, KekRow, Kind, MetaRow, Result, SecretRow, rows::Row};
 
 /// How many rows a page has at most; payloads, which may be large, come by fewer.
 pub const PAGE: usize = 500;
 /// How many KEKs the first page has at most: they often tell what is asked, and then no others need be looked at.
 pub const FIRST_PAGE: usize = 20;
 const PAYLOADS: usize = 250;
+
+/// How many keys of secrets are read ahead: where no index has them in order, each time costs a scan of those under one KEK, which may be all.
+pub const AHEAD: usize = 50_000;
+
+/// How many rows are looked for by one query of a sample; SQLite takes up to 500 parts.
+const PROBES: usize = 100;
 
 /// How many rows one UPDATE of a server changes: it looks through as many alternatives for each of them.
 const AT_ONCE: usize = 64;
@@ -24,6 +30,8 @@ pub struct Cursor {
     done: bool,
     /// The projects' column has its name of up to Juno.
     tenant: bool,
+    /// Ids of the next rows, the last one first.
+    ahead: Vec<String>,
 }
 
 impl Cursor {
@@ -133,9 +141,22 @@ impl Database {
     /// # Errors
     /// As [`Self::kek_page`].
     pub fn secret_page(&self, cursor: &mut Cursor) -> Result<Vec<SecretRow>> {
-        if cursor.done {
-            return Ok(Vec::new());
+        // Those that are gone since their ids were read make no end.
+        while !cursor.ahead.is_empty() || !cursor.done {
+            if cursor.ahead.is_empty() {
+                self.read_ahead(cursor)?;
+            }
+            let ids = cursor.ahead.split_off(cursor.ahead.len().saturating_sub(PAYLOADS));
+            let rows = self.secrets_by_id(&ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+            if !rows.is_empty() {
+                return Ok(rows);
+            }
         }
+        Ok(Vec::new())
+    }
+
+    /// Reads the ids of the next rows of `encrypted_data`, by KEK.
+    fn read_ahead(&self, cursor: &mut Cursor) -> Result<()> {
         let last = cursor.last.clone();
         let (from, keys) = match &last {
             None => {
@@ -148,9 +169,16 @@ impl Database {
                 vec![Some(kek.as_str()), Some(kek.as_str()), Some(id.as_str())],
             ),
         };
-        let rows = self.secrets(&format!("{from} ORDER BY e.kek_id, e.id LIMIT {PAYLOADS}"), &keys)?;
-        cursor.pass(&rows, PAYLOADS, |row| (row.kek_id.clone(), row.id.clone()));
-        Ok(rows)
+        let sql = format!("SELECT e.kek_id, e.id FROM encrypted_data e {from} ORDER BY e.kek_id, e.id LIMIT {AHEAD}");
+        let rows = self.rows(&sql, &keys, &[("encrypted_data", &["id", "kek_id"])])?;
+        let both = |row: Row| {
+            let mut row = row.into_iter();
+            Some((row.next().flatten()?, row.next().flatten()?))
+        };
+        let keys: Vec<(String, String)> = rows.into_iter().filter_map(both).collect();
+        cursor.pass(&keys, AHEAD, Clone::clone);
+        cursor.ahead = keys.into_iter().rev().map(|(_, id)| id).collect();
+        Ok(())
     }
 
     /// The rows of `encrypted_data` with these ids; those that are not there are left out.
@@ -162,7 +190,66 @@ impl Database {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id", marks(ids.len())), &wanted)
+        self.secrets(&format!("WHERE e.id IN ({}) ORDER BY e.kek_id, e.id", marks(ids.len())), &wanted)
+    }
+
+    /// The ids of rows of `kek_data` or `encrypted_data`, soft-deleted ones too: the first, the last, and what follows `probes` places that lie evenly
+    /// among UUIDs. Where ids are none, or rows are few, some places have the same row.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn spread_ids(&self, of: Kind, probes: usize) -> Result<BTreeSet<String>> {
+        let table = of.table();
+        let places = (0..probes).map(|n| format!("{:04x}", n * 0x1_0000 / probes));
+        let places: Vec<String> = std::iter::once(String::new()).chain(places).collect();
+        let from = |order: &str| format!("SELECT id FROM {table} WHERE id >= ? ORDER BY id {order} LIMIT 1");
+        let mut ids = self.ids(&from("ASC"), &places, (table, &["id"]))?;
+        ids.append(&mut self.ids(&from("DESC"), &[String::new()], (table, &["id"]))?);
+        Ok(ids)
+    }
+
+    /// The ids of rows of `encrypted_data` for a sample: those of [`Self::spread_ids`], and a live one under each KEK of such a choice, one of each
+    /// plugin among them.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn secret_sample(&self, probes: usize) -> Result<BTreeSet<String>> {
+        let mut keks = self.spread_ids(Kind::Keks, probes)?;
+        keks.append(&mut self.kek_of_each_plugin()?);
+        let mut ids = self.spread_ids(Kind::Secrets, probes)?;
+        ids.append(&mut self.live_under(&keks)?);
+        Ok(ids)
+    }
+
+    /// Under each of these KEKs the id of a row of `encrypted_data` that is not soft-deleted, as far as there is one.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn live_under(&self, keks: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+        let one = "SELECT e.id FROM encrypted_data e JOIN secrets s ON s.id = e.secret_id \
+                   WHERE e.kek_id = ? AND NOT e.deleted AND NOT s.deleted LIMIT 1";
+        let keks: Vec<String> = keks.iter().cloned().collect();
+        self.ids(one, &keks, ("encrypted_data", &["id", "secret_id", "kek_id", "deleted"]))
+    }
+
+    /// Of each plugin the id of one of its rows of `kek_data`.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn kek_of_each_plugin(&self) -> Result<BTreeSet<String>> {
+        let sql = "SELECT min(id) FROM kek_data GROUP BY plugin_name";
+        Ok(self.rows(sql, &[], &[("kek_data", &["id", "plugin_name"])])?.into_iter().flatten().flatten().collect())
+    }
+
+    /// What `one`, a query for one id, answers for each of these values.
+    fn ids(&self, one: &str, values: &[String], needed: (&str, &[&str])) -> Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        for some in values.chunks(PROBES) {
+            let params: Vec<Option<&str>> = some.iter().map(|value| Some(value.as_str())).collect();
+            let parts: Vec<String> = (0..some.len()).map(|n| format!("SELECT id FROM ({one}) AS q{n}")).collect();
+            ids.extend(self.rows(&parts.join(" UNION ALL "), &params, &[needed])?.into_iter().flatten().flatten());
+        }
+        Ok(ids)
     }
 
     /// The next rows of `encrypted_data` under KEKs of `plugin`, without their payloads; none at the end.
@@ -173,22 +260,36 @@ impl Database {
         if cursor.done {
             return Ok(Vec::new());
         }
-        let last = cursor.last.clone();
-        let from = if last.is_some() { "AND e.id > ?" } else { "" };
-        let params: Vec<Option<&str>> =
-            [plugin].into_iter().chain(last.as_ref().map(|(id, _)| id.as_str())).map(Some).collect();
+        let last: Vec<&str> = cursor.last.iter().map(|(id, _)| id.as_str()).collect();
+        let from = if last.is_empty() { "" } else { "AND e.id > ?" };
+        let rows = self.metas(plugin, &format!("{from} ORDER BY e.id LIMIT {PAGE}"), &last)?;
+        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
+        Ok(rows)
+    }
+
+    /// The rows of `encrypted_data` with these ids that are under KEKs of `plugin`, without their payloads.
+    ///
+    /// # Errors
+    /// As [`Self::kek_page`].
+    pub fn metas_by_id(&self, plugin: &str, ids: &[&str]) -> Result<Vec<MetaRow>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.metas(plugin, &format!("AND e.id IN ({})", marks(ids.len())), ids)
+    }
+
+    /// The rows under KEKs of `plugin` that `which` chooses, with a value for every `?` in it.
+    fn metas(&self, plugin: &str, which: &str, values: &[&str]) -> Result<Vec<MetaRow>> {
+        let params: Vec<Option<&str>> = std::iter::once(plugin).chain(values.iter().copied()).map(Some).collect();
         let sql = format!(
             "SELECT e.id, e.secret_id, e.kek_meta_extended FROM encrypted_data e JOIN kek_data k ON k.id = e.kek_id \
-             WHERE k.plugin_name = ? {from} ORDER BY e.id LIMIT {PAGE}"
+             WHERE k.plugin_name = ? {which}"
         );
         let needed: [(&str, &[&str]); 2] = [
             ("kek_data", &["id", "plugin_name"]),
             ("encrypted_data", &["id", "secret_id", "kek_id", "kek_meta_extended"]),
         ];
-        let rows = self.rows(&sql, &params, &needed)?;
-        let rows: Vec<MetaRow> = rows.into_iter().map(|row| self.meta_row(row)).collect::<Result<_>>()?;
-        cursor.pass(&rows, PAGE, |row| (row.id.clone(), String::new()));
-        Ok(rows)
+        self.rows(&sql, &params, &needed)?.into_iter().map(|row| self.meta_row(row)).collect()
     }
 
     /// How many rows the column's table has; none where that cannot be told.
@@ -202,10 +303,14 @@ impl Database {
     /// # Errors
     /// If they cannot be read.
     pub fn values(&self, column: TextColumn, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
+        self.values_of(column.table(), column.name(), ids)
+    }
+
+    /// The same of another column. `table` and `name` are ours, never the operator's.
+    pub(super) fn values_of(&self, table: &str, name: &str, ids: &[&str]) -> Result<BTreeMap<String, Option<String>>> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let (table, name) = (column.table(), column.name());
         let wanted: Vec<Option<&str>> = ids.iter().copied().map(Some).collect();
         let sql = format!("SELECT id, {name} FROM {table} WHERE id IN ({})", marks(ids.len()));
         let rows = self.rows(&sql, &wanted, &[(table, &["id", name])])?;

@@ -24,6 +24,17 @@ pub enum Kind {
     Secrets,
 }
 
+impl Kind {
+    /// The table's name.
+    #[must_use]
+    pub fn table(self) -> &'static str {
+        match self {
+            Self::Keks => "kek_data",
+            Self::Secrets => "encrypted_data",
+        }
+    }
+}
+
 /// What was found out about a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::site::{IN_DATABASE, boolean};
 use super::{Code, Host, Site, discover};
 use crate::config::{Config, File, is_secret};
-use crate::db::{self, Access, Cursor, Database};
+use crate::db::{self, Access, Cursor, Database, MetaRow};
 use crate::ini::Dialect;
 use crate::kek::{P11_CRYPTO, recorded_mechanism};
 use crate::paste;
@@ -28,6 +28,7 @@ pub(super) fn gather(
     site: &Site,
     code: &Code,
     dialect: Dialect,
+    sample: Option<usize>,
 ) -> Result<Gathered> {
     let mut facts = Facts {
         plugins: Some(enabled_plugins(config)?),
@@ -52,29 +53,43 @@ pub(super) fn gather(
     let mut elsewhere = BTreeMap::new();
     if let Ok(database) = site.open(Access::ReadOnly) {
         // An empty or foreign database has no rows to count: then the facts stay unknown.
-        if rows(&database, &mut facts, &mut elsewhere).is_err() {
+        if rows(&database, &mut facts, &mut elsewhere, sample).is_err() {
             facts.plugin_rows = None;
         }
     }
     Ok(Gathered { facts, elsewhere })
 }
 
-fn rows(database: &Database, facts: &mut Facts, elsewhere: &mut BTreeMap<String, u64>) -> Result<()> {
+/// With `sample`, mechanisms are counted of about so many secrets only.
+fn rows(
+    database: &Database,
+    facts: &mut Facts,
+    elsewhere: &mut BTreeMap<String, u64>,
+    sample: Option<usize>,
+) -> Result<()> {
     let mut plugins = database.plugin_counts()?;
-    for store in database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE) {
+    for store in database.store_counts(IN_DATABASE)? {
         *plugins.entry(store.plugin_name.clone()).or_default() += store.live + store.deleted;
         elsewhere.insert(store.plugin_name, store.live);
     }
     let mut mechanisms: BTreeMap<String, u64> = BTreeMap::new();
-    let mut cursor = Cursor::default();
-    loop {
-        let page = database.meta_page(P11_CRYPTO, &mut cursor)?;
-        if page.is_empty() {
-            break;
-        }
+    let mut add = |page: &[MetaRow]| {
         for row in page {
             let name = recorded_mechanism(row.kek_meta_extended.as_deref()).unwrap_or_default();
             *mechanisms.entry(name).or_default() += 1;
+        }
+    };
+    if let Some(probes) = sample {
+        let ids = database.secret_sample(probes)?;
+        add(&database.metas_by_id(P11_CRYPTO, &ids.iter().map(String::as_str).collect::<Vec<_>>())?);
+    } else {
+        let mut cursor = Cursor::default();
+        loop {
+            let page = database.meta_page(P11_CRYPTO, &mut cursor)?;
+            if page.is_empty() {
+                break;
+            }
+            add(&page);
         }
     }
     facts.certificate_orders = Some(database.certificate_orders()?);

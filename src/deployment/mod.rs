@@ -32,7 +32,7 @@ pub use site::{Host, Site, leads_elsewhere, read_mechanism};
 
 use crate::config::{self, Config, File};
 use crate::db::{Access, Dialect, HexColumn, Ledger, Problem, Verification};
-use crate::kek::Survey;
+use crate::kek::{Survey, Whole};
 use crate::release::{Catalogue, Facts, Release};
 use crate::settings::Backup;
 
@@ -53,10 +53,19 @@ pub struct DatabaseFacts {
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; where none is wanted, what the user may not do though a migration has to.
     pub problems: Vec<Problem>,
-    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts).
+    /// Rows that hold hexadecimal text, by column; see [`Database::hex_counts`](crate::db::Database::hex_counts). A quick look at a large
+    /// database counts none.
     pub hex_text: BTreeMap<HexColumn, u64>,
     /// The statement that keeps the server from making such rows; none where it does not.
     pub hex_cure: Option<String>,
+}
+
+impl DatabaseFacts {
+    /// How many KEKs and secrets there are.
+    fn whole(&self) -> Whole {
+        let rows = |table: &str| self.rows.get(table).copied().unwrap_or_default();
+        Whole { keks: rows("kek_data"), secrets: rows("encrypted_data") }
+    }
 }
 
 /// What is known of this host or image.
@@ -76,7 +85,7 @@ pub struct Deployment {
     pub paste: Option<File>,
     /// The database; why not, if it cannot be used.
     pub database: Result<DatabaseFacts, String>,
-    /// Every KEK and secret; why not, if token or database cannot be used.
+    /// KEKs and secrets, as far as they were looked at; why not, if token or database cannot be used.
     pub survey: Result<Survey, String>,
     /// Secrets by the store that holds them outside the database.
     pub elsewhere: BTreeMap<String, u64>,
@@ -121,6 +130,8 @@ pub struct Untold(
 pub enum Depth {
     /// Release, files and schema.
     Shallow,
+    /// KEKs and secrets too, of many a sample.
+    Quick,
     /// Every KEK and secret too.
     Full,
 }
@@ -176,18 +187,23 @@ impl Deployment {
             (_, from) => from?,
         };
         let mut site = Site::load(host, &config, from.release)?;
-        let whole = in_run.is_none();
-        let look = |ledger| look_at_database(host, &site, ledger, whole).map_err(|e| format!("{e:#}"));
+        let depth_now = in_run.is_none().then_some(depth);
+        let look = |ledger| look_at_database(host, &site, ledger, depth_now).map_err(|e| format!("{e:#}"));
         let database = ledger.and_then(look);
         let survey = match (&database, depth) {
             (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
                 site.survey().map_err(|e| format!("{e:#}"))
             }
+            (Ok(facts), Depth::Quick) if matches!(facts.ledger, Ledger::At(_)) => {
+                site.survey_quickly(facts.whole()).map_err(|e| format!("{e:#}"))
+            }
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),
         };
+        let sample = database.as_ref().ok().and_then(|facts| facts.whole().sample()).filter(|_| depth == Depth::Quick);
         let paste = config::read(root, &host.settings.paste_file)?;
-        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, paste_dialect(&from.release.id)?)?;
+        let dialect = paste_dialect(&from.release.id)?;
+        let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, dialect, sample)?;
         let names = host.unit_names()?;
         let running = site.to_run(host, &names)?;
         Ok(Self {
@@ -299,8 +315,8 @@ fn find(
     Ok(Err(why))
 }
 
-/// What is asked only once, before a run, is left out where it is not `whole`.
-fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Result<DatabaseFacts> {
+/// What is asked only once, before a run, is left out where no `depth` is given, in a run.
+fn look_at_database(host: &Host, site: &Site, ledger: Ledger, depth: Option<Depth>) -> Result<DatabaseFacts> {
     let database = site.open(Access::ReadOnly)?;
     let verification = match &ledger {
         Ledger::At(revision) => Some(database.verify(revision)?),
@@ -317,14 +333,16 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, whole: bool) -> Re
         hex_text: BTreeMap::new(),
         hex_cure: None,
     };
-    if whole {
+    if let Some(depth) = depth {
         facts.rows = database.row_counts()?;
         facts.size = database.size()?;
         facts.problems = match host.settings.backup {
             Backup::Full | Backup::Touched => database.backup_problems()?,
             Backup::None => database.missing_privileges()?,
         };
-        facts.hex_text = database.hex_counts()?;
+        if depth != Depth::Quick || facts.whole().sample().is_none() {
+            facts.hex_text = database.hex_counts()?;
+        }
         facts.hex_cure = database.hex_cure()?;
     }
     Ok(facts)

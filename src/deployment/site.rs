@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
 use crate::files::Root;
 use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
-use crate::kek::{Keys, SimpleKeys, Survey};
+use crate::kek::{Keys, SimpleKeys, Survey, Whole};
 use crate::release::Release;
 use crate::settings::Settings;
 use crate::systemd::{self, Systemd};
@@ -382,8 +382,8 @@ impl Site {
     /// If the database cannot be asked.
     pub fn elsewhere(&self) -> Result<BTreeMap<String, u64>> {
         let database = self.open(Access::ReadOnly)?;
-        let stores = database.store_counts()?.into_iter().filter(|s| s.plugin_name != IN_DATABASE);
-        Ok(stores.map(|s| (s.plugin_name, s.live)).collect())
+        let stores = database.store_counts(IN_DATABASE)?;
+        Ok(stores.into_iter().map(|s| (s.plugin_name, s.live)).collect())
     }
 
     /// Whether a PKCS#11 module is configured.
@@ -406,6 +406,16 @@ impl Site {
         let mut database = self.open(Access::ReadOnly)?;
         let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
         Survey::of(&mut database, self.keys(needs_token)?)
+    }
+
+    /// Does so with a sample, where the database is large: `whole` is how many rows there are.
+    ///
+    /// # Errors
+    /// As [`Self::survey`].
+    pub fn survey_quickly(&mut self, whole: Whole) -> Result<Survey> {
+        let mut database = self.open(Access::ReadOnly)?;
+        let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
+        Survey::quick(&mut database, whole, self.keys(needs_token)?)
     }
 }
 

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     judge::{Choice, Judged, Questions, each_judged},
     simple::SimpleKeys,
-    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, secret_keks, survey},
+    survey::{BadKek, BadSecret, Count, Lost, Summary, Survey, Whole, secret_keks, survey},
 };
 use self::{
     meta::{HEX_TEXT, KekMeta, SecretMeta, decode_base64},

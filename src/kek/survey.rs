@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, Choice, Keys, SecretVerdict, Verdict, attempt, each_judged, hex, judge_all, proved};
@@ -14,6 +14,12 @@ use crate::progress::Pace;
 
 /// How many rows are looked up at a time, and how many lost ones are listed.
 const MANY: usize = 1000;
+
+/// A quick look takes all KEKs, and all secrets, of which there are no more than these.
+const QUICK: u64 = 1000;
+
+/// Of more KEKs, and of more secrets, it takes about so many.
+const SAMPLE: (usize, usize) = (1000, 200);
 
 /// What is known in all of the rows surveyed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,25 @@ pub struct Survey {
     summary: Summary,
     /// None: nothing was looked at.
     states: Option<States>,
+    /// None: all rows were looked at.
+    sample: Option<Whole>,
+}
+
+/// How many rows there are where not all were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Whole {
+    /// In `kek_data`.
+    pub keks: u64,
+    /// In `encrypted_data`.
+    pub secrets: u64,
+}
+
+impl Whole {
+    /// About how many secrets a quick look takes of so many; all of them where there is no number.
+    #[must_use]
+    pub fn sample(self) -> Option<usize> {
+        (self.keks > QUICK || self.secrets > QUICK).then_some(SAMPLE.1)
+    }
 }
 
 /// Rows in one state.
@@ -141,22 +166,99 @@ impl Survey {
     /// As [`survey`]; or the database cannot be read.
     pub fn of(database: &mut Database, keys: &mut Keys) -> Result<Self> {
         let mut survey = Self::default();
+        survey.all_keks(database, keys)?;
+        survey.all_secrets(database, keys)?;
+        Ok(survey)
+    }
+
+    /// Surveys a small database as [`Self::of`] does, and of a large one rows that are spread over it: the first, the last, one KEK of each plugin,
+    /// and a live secret under some KEKs, one of each plugin and state and every bad one among them.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn quick(database: &mut Database, whole: Whole, keys: &mut Keys) -> Result<Self> {
+        if whole.sample().is_none() {
+            return Self::of(database, keys);
+        }
+        let mut survey = Self { sample: Some(whole), ..Self::default() };
+        if whole.keks <= QUICK {
+            survey.all_keks(database, keys)?;
+        } else {
+            let mut ids = database.spread_ids(Kind::Keks, SAMPLE.0)?;
+            ids.append(&mut database.kek_of_each_plugin()?);
+            for ids in chunks(&ids, MANY) {
+                survey.add_keks(&database.keks_by_id(&ids)?, keys)?;
+            }
+        }
+        if whole.secrets <= QUICK {
+            survey.all_secrets(database, keys)?;
+            return Ok(survey);
+        }
+        let mut ids = database.secret_sample(SAMPLE.1)?;
+        ids.append(&mut database.live_under(&survey.telling_keks()?)?);
+        for ids in chunks(&ids, SAMPLE.1) {
+            let secrets = database.secrets_by_id(&ids)?;
+            survey.add_secrets(&secrets, &secret_keks(database, &secrets)?, keys)?;
+        }
+        Ok(survey)
+    }
+
+    /// One KEK of each state, and all bad ones.
+    fn telling_keks(&mut self) -> Result<BTreeSet<String>> {
+        let mut ids = BTreeSet::new();
+        let names: Vec<String> = self.summary.keks.keys().cloned().collect();
+        let states = self.states()?;
+        for name in &names {
+            states.each(Kind::Keks, Which::Named(name), |state| {
+                ids.insert(state.id);
+                Ok::<_, anyhow::Error>(false)
+            })?;
+        }
+        states.each(Kind::Keks, Which::Bad, |state| {
+            ids.insert(state.id);
+            Ok::<_, anyhow::Error>(true)
+        })?;
+        Ok(ids)
+    }
+
+    fn all_keks(&mut self, database: &mut Database, keys: &mut Keys) -> Result<()> {
         each_judged(Choice::All, database, keys, |_, page| {
-            survey.add_verdicts(page.into_iter().map(|(row, judged)| (row, judged.verdict)))?;
+            self.add_verdicts(page.into_iter().map(|(row, judged)| (row, judged.verdict)))?;
             Ok(true)
         })
-        .context("judging the KEKs")?;
-        // By KEK, so that the token unwraps each only once.
+        .context("judging the KEKs")
+    }
+
+    /// By KEK, so that the token unwraps each only once.
+    fn all_secrets(&mut self, database: &Database, keys: &mut Keys) -> Result<()> {
         let (mut cursor, mut pace) = (Cursor::default(), Pace::begin());
         loop {
             let secrets = database.secret_page(&mut cursor)?;
             if secrets.is_empty() {
-                return Ok(survey);
+                return Ok(());
             }
             let keks = secret_keks(database, &secrets)?;
-            survey.add_secrets(&secrets, &keks, keys)?;
+            self.add_secrets(&secrets, &keks, keys)?;
             pace.add(secrets.len(), || database.rows_of(TextColumn::KekMetaExtended));
         }
+    }
+
+    /// How many rows there are, where not all were looked at.
+    #[must_use]
+    pub fn sample(&self) -> Option<Whole> {
+        self.sample
+    }
+
+    /// `a sample of 200 of 1000000`, where not all rows of this kind were looked at.
+    #[must_use]
+    pub fn part(&self, kind: Kind) -> Option<String> {
+        let whole = self.sample?;
+        let (all, counts) = match kind {
+            Kind::Keks => (whole.keks, &self.summary.keks),
+            Kind::Secrets => (whole.secrets, &self.summary.secrets),
+        };
+        let looked_at: usize = counts.values().map(|count| count.all()).sum();
+        (u64::try_from(looked_at).ok()? < all).then(|| format!("a sample of {looked_at} of {all}"))
     }
 
     /// What was kept of a survey in this directory, inside the root, under this name.
@@ -166,14 +268,17 @@ impl Survey {
     pub fn kept(root: &Root, directory: &Path, name: &str) -> Result<Self> {
         let summary = root.read_json(&directory.join(format!("{name}.json")))?;
         let states = States::open(&root.real_path(&directory.join(format!("{name}.db")))?)?;
-        Ok(Self { summary, states: Some(states) })
+        Ok(Self { summary, states: Some(states), sample: None })
     }
 
     /// Keeps it there: the states of rows as a SQLite file, and the summary as JSON. Both are synced.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If they cannot be written, or not all rows were looked at.
     pub fn keep(&self, root: &Root, directory: &Path, name: &str) -> Result<()> {
+        if self.sample.is_some() {
+            bail!("only a sample of the keys and secrets was looked at: nothing can be compared with that");
+        }
         let none;
         let states = match &self.states {
             Some(states) => states,
@@ -398,6 +503,11 @@ impl Survey {
         }
         Ok(count)
     }
+}
+
+fn chunks(ids: &BTreeSet<String>, size: usize) -> Vec<Vec<&str>> {
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    ids.chunks(size).map(<[&str]>::to_vec).collect()
 }
 
 /// The KEKs of these secrets, as far as they are there.

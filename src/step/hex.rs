@@ -139,10 +139,17 @@ impl std::fmt::Display for KeptRow {
 
 type Values = BTreeMap<(HexColumn, String), Option<String>>;
 
-fn values(database: &Database) -> Result<Values> {
-    let keks = database.kek_rows()?.into_iter().map(|r| ((HexColumn::PluginMeta, r.id), r.plugin_meta));
-    let secrets = database.secret_rows()?.into_iter().map(|r| ((HexColumn::CypherText, r.id), r.cypher_text));
-    Ok(keks.chain(secrets).collect())
+/// How many rows are looked up at a time.
+const AT_ONCE: usize = 250;
+
+/// What these rows hold now.
+fn values(database: &Database, rows: &[KeptRow]) -> Result<Values> {
+    let mut values = Values::new();
+    for column in HexColumn::ALL {
+        let ids: Vec<&str> = rows.iter().filter(|row| row.column == column).map(|row| row.id.as_str()).collect();
+        values.extend(database.hex_values(column, &ids)?.into_iter().map(|(id, value)| ((column, id), value)));
+    }
+    Ok(values)
 }
 
 fn kept(context: &Context<'_>) -> Result<Kept> {
@@ -156,19 +163,22 @@ pub(super) fn observe(context: &mut Context<'_>) -> Result<Observed> {
         return Ok(if none { Observed::After("none to repair".to_owned()) } else { Observed::Before });
     }
     let kept = kept(context)?;
-    let now = values(&context.site.open(Access::ReadOnly)?)?;
+    let database = context.site.open(Access::ReadOnly)?;
     let mut before = false;
-    for row in &kept.rows {
-        match row.state(&now)? {
-            State::Old => before = true,
-            State::New => {}
-            State::Foreign => return Ok(Observed::Foreign(row.foreign())),
+    for rows in kept.rows.chunks(AT_ONCE) {
+        let now = values(&database, rows)?;
+        for row in rows {
+            match row.state(&now)? {
+                State::Old => before = true,
+                State::New => {}
+                State::Foreign => return Ok(Observed::Foreign(row.foreign())),
+            }
         }
     }
+    drop(database);
     if before {
         return Ok(Observed::Before);
     }
-    drop(now);
     proof(context, kept.rows.len())
 }
 
@@ -215,18 +225,20 @@ pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
 pub(super) fn repair(context: &mut Context<'_>) -> Result<()> {
     let kept = kept(context)?;
     let mut database = context.site.open(Access::ReadWrite)?;
-    let now = values(&database)?;
-    for row in &kept.rows {
-        match row.state(&now)? {
-            State::New => continue,
-            State::Foreign => bail!("{}", row.foreign()),
-            State::Old => {}
+    for rows in kept.rows.chunks(AT_ONCE) {
+        let now = values(&database, rows)?;
+        for row in rows {
+            match row.state(&now)? {
+                State::New => continue,
+                State::Foreign => bail!("{}", row.foreign()),
+                State::Old => {}
+            }
+            crash::point("hex text to replace");
+            if !database.replace_hex_text(row.column, &row.id, &row.old, &row.repaired()?)? {
+                bail!("{}", row.foreign());
+            }
+            crash::point("hex text replaced");
         }
-        crash::point("hex text to replace");
-        if !database.replace_hex_text(row.column, &row.id, &row.old, &row.repaired()?)? {
-            bail!("{}", row.foreign());
-        }
-        crash::point("hex text replaced");
     }
     Ok(())
 }
@@ -235,25 +247,29 @@ pub(super) fn repair(context: &mut Context<'_>) -> Result<()> {
 pub(super) fn restore(context: &mut Context<'_>, file: &str) -> Result<bool> {
     let kept: Kept = context.root().read_json(&context.file(file))?;
     let mut database = context.site.open(Access::ReadWrite)?;
-    let now = values(&database)?;
+    let put_back = |database: &mut Database, row: &KeptRow, now: &Values| -> Result<bool> {
+        match row.state(now)? {
+            State::Old => return Ok(false),
+            State::Foreign => {
+                log::warn!("{row} was changed by somebody else, and is left as it is");
+                return Ok(false);
+            }
+            State::New => {}
+        }
+        crash::point("row to restore");
+        if !database.replace_hex_text(row.column, &row.id, &row.repaired()?, &row.old)? {
+            bail!("{row} was changed by somebody else: is a barbican still running?");
+        }
+        Ok(true)
+    };
     database
-        .transaction(|database| {
+        .transaction(|database| -> Result<bool> {
             let mut changed = false;
-            for row in &kept.rows {
-                match row.state(&now)? {
-                    State::Old => continue,
-                    State::Foreign => {
-                        log::warn!("{row} was changed by somebody else, and is left as it is");
-                        continue;
-                    }
-                    State::New => {}
+            for rows in kept.rows.chunks(AT_ONCE) {
+                let now = values(database, rows)?;
+                for row in rows {
+                    changed |= put_back(database, row, &now)?;
                 }
-                crash::point("row to restore");
-                let replaced = database.replace_hex_text(row.column, &row.id, &row.repaired()?, &row.old)?;
-                if !replaced {
-                    return Err(anyhow!("{row} was changed by somebody else: is a barbican still running?"));
-                }
-                changed = true;
             }
             Ok(changed)
         })

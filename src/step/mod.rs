@@ -216,8 +216,17 @@ pub struct Context<'a> {
     pub discard: bool,
     /// Somebody else installs code: a package manager at work, whose hook this is.
     pub code_by_others: bool,
-    /// The fingerprint of the database, where it was taken since a step last wrote, or the code came.
+    /// What was found out, and still holds.
+    pub known: Known,
+}
+
+/// What was found out while services are down, where it need not be found out again.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The fingerprint of the database, where it was taken since a step last wrote, the site's own programs ran, or the code came.
     pub fingerprint: Option<String>,
+    /// The copy in the backup was read back, and is whole.
+    pub backup_is_whole: bool,
 }
 
 impl Context<'_> {
@@ -358,7 +367,7 @@ impl Step {
             }
             Self::StartUnits { units } => Ok(Undo::Stop { units: units.clone() }),
             Self::HoldUnits { units } => unit::prepare_hold(context, units),
-            Self::UnholdUnits { .. } => unit::prepare_unhold(context),
+            Self::UnholdUnits { .. } => Ok(unit::prepare_unhold(context)),
             Self::BackUpDatabase { .. } => Ok(Undo::Database),
             Self::AwaitCode { release } => code::prepare(context, release),
             Self::MigrateSchema { .. } => schema::prepare(context),

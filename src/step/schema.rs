@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Context, Observed, Undo};
+use super::{Context, Known, Observed, Undo};
 use crate::crash;
 use crate::db::{self, Access, Cursor, Database, Dialect, Ledger, Part};
 use crate::files::Root;
@@ -136,11 +136,22 @@ pub(super) fn observe_backup(context: &mut Context<'_>) -> Result<Observed> {
     if !context.root().exists(&path) {
         return Ok(Observed::Before);
     }
-    let about = check_backup(context)?;
+    let about =
+        if context.known.backup_is_whole { about(context.root(), &context.directory)? } else { check_backup(context)? };
+    context.known.backup_is_whole = true;
     let database = context.site.open(Access::ReadOnly)?;
     // Rows that came after the copy belong into it; where somebody moved the schema meanwhile, the copy is the way back, and stays.
-    if revision(&database)? == about.revision && database.fingerprint()? != about.fingerprint {
-        return Ok(Observed::Before);
+    if revision(&database)? == about.revision {
+        let now = match context.known.fingerprint.take() {
+            Some(known) => known,
+            None => database.fingerprint()?,
+        };
+        if now != about.fingerprint {
+            return Ok(Observed::Before);
+        }
+        context.known.fingerprint = Some(now);
+    } else {
+        context.known.fingerprint = None;
     }
     let part = about.part.as_ref().map_or_else(String::new, |(part, _)| format!("; {part}"));
     Ok(Observed::After(format!("{}, digest checked{part}", size(about.size))))
@@ -258,6 +269,7 @@ pub(super) fn back_up(context: &mut Context<'_>, touched: Option<&(String, Strin
     let directory = context.root().real_path(&context.file("backup"))?;
     // Without a description what lies there is no backup: one that is cut short while an older one is replaced is taken again.
     context.root().remove(&context.file(ABOUT))?;
+    context.known = Known::default();
     let part = match touched {
         Some((from, to)) => database.touched(from, to)?,
         None => None,
@@ -293,7 +305,10 @@ pub(super) fn back_up(context: &mut Context<'_>, touched: Option<&(String, Strin
     let write = |name: &str, bytes: &[u8]| context.root().write(&context.file(name), bytes, private());
     write(&format!("backup/{SUMS}"), about.sums().as_bytes())?;
     write("backup/RESTORE.txt", text.as_bytes())?;
-    write(ABOUT, &serde_json::to_vec_pretty(&about)?)
+    write(ABOUT, &serde_json::to_vec_pretty(&about)?)?;
+    // A server's was taken of what it holds, after the copy; a file's is that of the copy.
+    context.known.fingerprint = Some(about.fingerprint).filter(|_| database.dialect() != Dialect::Sqlite);
+    Ok(())
 }
 
 pub(super) fn observe(context: &mut Context<'_>, from: &str, to: &str) -> Result<Observed> {
@@ -316,7 +331,10 @@ pub(super) fn observe(context: &mut Context<'_>, from: &str, to: &str) -> Result
 
 pub(super) fn prepare(context: &mut Context<'_>) -> Result<Undo> {
     if context.root().exists(&context.file(ABOUT)) {
-        check_backup(context)?;
+        if !context.known.backup_is_whole {
+            check_backup(context)?;
+        }
+        context.known.backup_is_whole = true;
         Ok(Undo::Database)
     } else {
         Ok(Undo::Nothing)

@@ -50,15 +50,9 @@ pub(super) fn observe_released(context: &Context<'_>, names: &[String]) -> Resul
     Ok(if known { Observed::After(String::new()) } else { Observed::Before })
 }
 
-pub(super) fn prepare_unhold(context: &mut Context<'_>) -> Result<Undo> {
-    let fingerprint = match (&context.fingerprint, context.site.open(Access::ReadOnly)) {
-        // Taking it reads all rows. What came since is not ours, and a rollback is to notice it.
-        (Some(known), _) => Some(known.clone()),
-        (None, Ok(database)) => Some(database.fingerprint()?),
-        (None, Err(_)) if !context.site.has_database() => None,
-        (None, Err(error)) => return Err(error),
-    };
-    Ok(Undo::Unhold { fingerprint })
+/// What came since the fingerprint was taken is not ours, and a rollback is to notice it.
+pub(super) fn prepare_unhold(context: &Context<'_>) -> Undo {
+    Undo::Unhold { fingerprint: context.known.fingerprint.clone() }
 }
 
 pub(super) fn release(context: &mut Context<'_>, names: &[String], reload_at_start: bool) -> Result<()> {

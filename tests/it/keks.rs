@@ -1,10 +1,13 @@
 //! Many rows: pages and batches on each database, and the KEKs of more than a page through the binary.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keymgr_upgrade::db::{Access, Change, Cursor, Database, Dialect, Error, FIRST_PAGE, PAGE, TextColumn, Url};
+use keymgr_upgrade::db::{
+    AHEAD, Access, Change, Cursor, Database, Dialect, Error, FIRST_PAGE, Kind, PAGE, TextColumn, Url,
+};
 use keymgr_upgrade::kek::P11_CRYPTO;
 use rusqlite::Connection;
 use secrecy::SecretString;
@@ -93,6 +96,7 @@ fn pages_and_batches(dialect: Dialect) {
                 keks.extend(page.into_iter().map(|row| row.id));
             }
             assert!(database.kek_page(&mut cursor).unwrap().is_empty(), "an end is an end");
+            let keks_in_order = keks.clone();
             keks.sort();
             let expected_pages = usize::from(rows > 0) + rows.saturating_sub(FIRST_PAGE).div_ceil(PAGE);
             assert_eq!((keks, pages), (expected.clone(), expected_pages), "{rows}");
@@ -107,6 +111,7 @@ fn pages_and_batches(dialect: Dialect) {
             let mut under: Vec<&str> = secrets.iter().map(|row| row.kek_id.as_str()).collect();
             under.dedup();
             assert_eq!(under.len(), rows.div_ceil(3), "those of one KEK come together");
+            let under_of: BTreeSet<String> = under.into_iter().map(str::to_owned).collect();
             let mut ids: Vec<String> = secrets.into_iter().map(|row| row.id).collect();
             ids.sort();
             assert_eq!(ids, expected);
@@ -121,6 +126,24 @@ fn pages_and_batches(dialect: Dialect) {
             metas.sort();
             assert_eq!(metas, expected);
             assert!(database.meta_page("another.Plugin", &mut Cursor::default()).unwrap().is_empty());
+            let mut tables = [Kind::Keks, Kind::Secrets].map(|kind| {
+                let sample = database.spread_ids(kind, 40).unwrap();
+                assert!(sample.iter().all(|id| expected.contains(id)) && sample.len() <= 42, "{sample:?}");
+                sample
+            });
+            let sample = database.secret_sample(40).unwrap();
+            assert!(tables[1].is_subset(&sample));
+            let ids: Vec<&str> = sample.iter().map(String::as_str).collect();
+            let metas = database.metas_by_id(P11_CRYPTO, &ids).unwrap().into_iter().map(|row| row.id);
+            assert_eq!(metas.collect::<BTreeSet<_>>(), sample);
+            assert!(database.metas_by_id("another.Plugin", &ids).unwrap().is_empty());
+            // The first and the last in the server's own order.
+            let ends = [keks_in_order.first(), keks_in_order.last()];
+            assert!(ends.into_iter().flatten().all(|id| tables[0].contains(id)), "{rows}");
+            tables[0].retain(|id| under_of.contains(id));
+            let live = database.live_under(&tables[0]).unwrap();
+            assert_eq!(live.len(), tables[0].len());
+            assert_eq!(database.kek_of_each_plugin().unwrap().len(), rows.min(1));
             assert_eq!(database.plugin_counts().unwrap().values().sum::<u64>(), rows as u64);
 
             for column in [TextColumn::PluginMeta, TextColumn::KekMetaExtended] {
@@ -176,6 +199,39 @@ fn postgresql_pages_and_batches() {
 #[test]
 fn mariadb_pages_and_batches() {
     pages_and_batches(Dialect::Mysql);
+}
+
+/// Their ids are read ahead, and some are gone by the time that their rows are read.
+#[test]
+fn more_secrets_than_are_read_ahead() {
+    let sandbox = Sandbox::liberty();
+    let connection = Connection::open(sandbox.path(DATABASE)).unwrap();
+    let columns =
+        "created_at, updated_at, deleted, status, content_type, secret_id, kek_id, cypher_text, kek_meta_extended";
+    let copies = AHEAD + 1;
+    connection
+        .execute_batch(&format!(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {copies})
+             INSERT INTO encrypted_data (id, {columns})
+             SELECT printf('%06d', n), {columns} FROM n, (SELECT * FROM encrypted_data LIMIT 1)"
+        ))
+        .unwrap();
+    let all: i64 = connection.query_row("SELECT count(*) FROM encrypted_data", [], |row| row.get(0)).unwrap();
+    let database = Database::open_file(&sandbox.path(DATABASE), Access::ReadOnly, Duration::from_secs(5)).unwrap();
+    let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
+    loop {
+        let page = database.secret_page(&mut cursor).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|row| (row.kek_id, row.id)));
+        if seen.len() == 5000 {
+            // A page and more of what was read ahead.
+            connection.execute("DELETE FROM encrypted_data WHERE id BETWEEN '020001' AND '020600'", []).unwrap();
+        }
+    }
+    assert_eq!(seen.len(), usize::try_from(all).unwrap() - 600);
+    assert!(seen.is_sorted() && seen.windows(2).all(|two| two[0] != two[1]));
 }
 
 /// The genuine deployment with its p11 KEKs so many times that they take more than two pages, at Mitaka's schema, not yet signed anew.

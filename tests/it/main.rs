@@ -36,6 +36,7 @@ mod real_barbican;
 mod rehearse;
 mod rpm;
 mod safety;
+mod sample;
 mod secrets;
 mod server_barbican;
 mod server_crash;

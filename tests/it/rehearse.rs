@@ -111,6 +111,22 @@ fn on_sqlite() {
     said.says(&format!("with packages, stop and start as in run {}", run.file_name().unwrap().to_string_lossy()));
 }
 
+/// A run reads its copy, and the database, once more when the code has come.
+#[test]
+fn what_is_read_between_the_halves_is_counted() {
+    let host = deployment(Dialect::Sqlite);
+    for (version, wanted) in [("1.0.0", "look at the copy"), ("2.0.0", "verify secrets")] {
+        host.install(version);
+        host.run(&["rehearse", "--to", "mitaka"]).expect(0).says("PASSED: Liberty -> Mitaka on this data.");
+        let report: serde_json::Value = serde_json::from_str(&host.read(REPORT)).unwrap();
+        let steps = report["steps"].as_array().unwrap();
+        let last = steps.iter().rev().map(|s| &s["step"]).find(|step| **step != "record release");
+        assert_eq!(last.unwrap(), wanted, "{steps:?}");
+        let all: u64 = steps.iter().map(|s| s["milliseconds"].as_u64().unwrap()).sum();
+        assert_eq!(report["rehearsed"], all);
+    }
+}
+
 #[test]
 fn from_the_backup_of_a_run() {
     let host = deployment(Dialect::Sqlite);

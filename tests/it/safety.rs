@@ -240,3 +240,38 @@ fn secrets_in_comments_are_not_shown() {
     let said = sandbox.run(&["plan", "--to", "mitaka", "--diff"]).expect(0);
     assert!(said.out.contains("#password = ***") && !said.out.contains("hunter2"), "{}", said.out);
 }
+
+/// Between steps that write no fingerprint is taken, until the run is left there.
+#[test]
+fn what_others_wrote_between_two_steps_that_write_is_not_lost_unasked() {
+    let sandbox = Sandbox::liberty();
+    sandbox.run(&["approve", "--to", "mitaka"]).expect(0);
+    let mut upgrade = sandbox.command(&["upgrade", "--to", "mitaka", "--yes"]);
+    assert_eq!(upgrade.env("KEYMGR_UPGRADE_CRASH_AT", "committed:1").status().unwrap().code(), None);
+    assert_eq!(revision(&sandbox), "d2780d5aa510");
+    let killed = sandbox.copy();
+    let tokens = (sandbox.path("var/lib/softhsm"), sandbox.path("var/lib/away"));
+    std::fs::rename(&tokens.0, &tokens.1).unwrap();
+    sandbox.run(&["resume"]).expect(4);
+    let journal = |sandbox: &Sandbox| {
+        let run = std::fs::read_link(sandbox.path("var/lib/keymgr-upgrade/current")).unwrap();
+        sandbox.read(&format!("var/lib/keymgr-upgrade/{}/journal.jsonl", run.display()))
+    };
+    let with_fingerprint = |text: &str| text.lines().filter(|line| line.contains("\"fingerprint\":\"")).count();
+    assert_eq!(with_fingerprint(&journal(&sandbox)), 2, "of the backup, and of the schema when the run was left");
+    std::fs::rename(&tokens.1, &tokens.0).unwrap();
+    sandbox.copy().run(&["rollback", "--yes"]).expect(0);
+    for (sandbox, refused) in [(&sandbox, true), (&killed, false)] {
+        let connection = rusqlite::Connection::open(sandbox.path(DATABASE)).unwrap();
+        connection.execute("UPDATE projects SET external_id = external_id || '-theirs'", []).unwrap();
+        if refused {
+            let said = sandbox.run(&["rollback", "--yes"]).expect(3);
+            said.says("the database was written to by others than this run; a rollback would lose that");
+            sandbox.run(&["rollback", "--yes", "--discard-new-data"]).expect(0);
+        } else {
+            // Killed, nobody can tell what is whose.
+            sandbox.run(&["rollback", "--yes"]).expect(0);
+        }
+        assert_eq!(revision(sandbox), "4ecde3a3a72a");
+    }
+}

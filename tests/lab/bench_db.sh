@@ -7,17 +7,8 @@
 # "again" is the same command with nothing left to do: what start-up alone costs.
 set -euo pipefail
 
-here=$(cd "$(dirname "$0")" && pwd)
-: "${KEYMGR:?}" "${KEYMGR_TEST_VENV_BARBICAN:?}" "${KEYMGR_TEST_VENV_BARBICAN_10:?}"
-base=/dev/shm
-[ -d "$base" ] || base=${TMPDIR:-/tmp}
-work=$(mktemp -d "$base/keymgr-bench.XXXXXX")
-chmod 755 "$work"
-end() {
-    for kind in postgresql mariadb; do "$here/server.sh" stop $kind "$work/$kind" || true; done
-    rm -rf "$work"
-}
-trap end EXIT
+. "$(dirname "$0")/bench_start.sh"
+: "${KEYMGR_TEST_VENV_BARBICAN_10:?}"
 python3 - "$here" "$work" <<'EOF'
 import json, os, pathlib, statistics, subprocess, sys, time
 

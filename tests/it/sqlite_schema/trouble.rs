@@ -475,7 +475,8 @@ fn rows_are_read_at_every_age() {
     assert_eq!((secrets.len(), secrets[0].deleted, secrets[1].deleted), (3, false, true));
     sql(&path, &format!("UPDATE secrets SET deleted = 1 WHERE id = '{}'", secrets[0].secret_id));
     assert!(open(&path).secret_rows().unwrap()[0].deleted, "its secret is");
-    let counts = open(&path).store_counts().unwrap();
+    let counts = open(&path).store_counts("another").unwrap();
+    assert!(open(&path).store_counts("vault").unwrap().is_empty());
     assert_eq!((counts.len(), counts[0].plugin_name.as_str(), counts[0].live, counts[0].deleted), (1, "vault", 1, 2));
     sql(&path, "ALTER TABLE kek_data DROP COLUMN plugin_meta");
     let error = open(&path).kek_rows().unwrap_err();
