@@ -126,6 +126,9 @@ pub enum Verb {
         /// What the operator says of others.
         #[command(flatten)]
         word: Word,
+        /// Only have apt fetch the packages, beforehand; nothing is upgraded
+        #[arg(long, requires = "to", conflicts_with_all = ["writers_stopped", "yes"])]
+        download_only: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,

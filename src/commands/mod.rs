@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod config;
 mod db;
+mod fetch;
 mod follow;
 mod hex;
 mod hook;
@@ -27,7 +28,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::cli::{Cli, Global, Verb};
+use crate::cli::{Cli, Global, Target, Verb};
 use crate::db::{Access, Ledger};
 use crate::deployment::{Deployment, Depth, Host, Site, Untold};
 use crate::engine;
@@ -199,7 +200,10 @@ impl Session {
             Verb::Plan { target, diff, as_shell } => plan::plan(self, &target, diff, as_shell),
             Verb::Rehearse { target, backup, clean } => rehearse::rehearse(self, &target, backup.as_deref(), clean),
             Verb::Approve(target) => plan::approve(self, &target),
-            Verb::Upgrade { target, word, yes } => run::upgrade(self, &target, word, yes),
+            Verb::Upgrade { target: Target { to: Some(to), .. }, download_only: true, .. } => {
+                fetch::download_only(self, &to)
+            }
+            Verb::Upgrade { target, word, yes, .. } => run::upgrade(self, &target, word, yes),
             Verb::Resume { accept_changes, word } => run::resume(self, accept_changes, word),
             Verb::Rollback { discard_new_data: discard, abandon, word, yes } => {
                 back::rollback(self, discard, abandon, word, yes)

@@ -10,7 +10,7 @@ use super::look::{Look, look};
 use super::plan::summary;
 use super::proof::Proof;
 use super::runs::{fit_record, following};
-use super::{Outcome, Session, check, follow};
+use super::{Outcome, Session, check, fetch, follow};
 use crate::approval::Approval;
 use crate::cli::{Target, Word};
 use crate::deployment::{Code, Deployment, Depth, Site, installed_code};
@@ -70,6 +70,8 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         }
     }
     if let Some(systemd) = follow::service(session)? {
+        // While nothing is stopped yet.
+        fetch::fetch(session, look.to)?;
         let asked = Asked::Upgrade { to: target.to.clone(), fast_forward: target.fast_forward, plan: digest };
         let word = locks.word;
         return follow::carried_out(session, &systemd, locks.host, asked, word);

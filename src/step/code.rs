@@ -167,20 +167,37 @@ fn versions(said: &str, package: &str) -> Vec<String> {
     versions
 }
 
-/// Has apt bring these very versions, and nothing newly: files that the operator changed stay.
-fn apt(context: &Context<'_>, packages: &[(String, String)]) -> Result<()> {
-    let wanted: Vec<String> = packages.iter().map(|(name, version)| format!("{name}={version}")).collect();
-    let mut argv = vec!["/usr/bin/apt-get", "install", "-y", "--only-upgrade"];
+/// What apt is told to bring these very versions, and nothing newly: files that the operator changed stay.
+fn asked(packages: &[(String, String)], more: &[&str]) -> Vec<String> {
+    let mut argv: Vec<String> = ["/usr/bin/apt-get", "install", "-y", "--only-upgrade"].map(str::to_owned).to_vec();
     for option in ["Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold", "DPkg::Lock::Timeout=300"] {
-        argv.extend(["-o", option]);
+        argv.extend(["-o", option].map(str::to_owned));
     }
-    argv.extend(wanted.iter().map(String::as_str));
-    let environment = [
-        ("DEBIAN_FRONTEND", "noninteractive"),
-        ("LC_ALL", "C.UTF-8"),
-        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ];
-    work(context, &argv, &environment)
+    argv.extend(more.iter().map(|option| (*option).to_owned()));
+    argv.extend(packages.iter().map(|(name, version)| format!("{name}={version}")));
+    argv
+}
+
+const ENVIRONMENT: [(&str, &str); 3] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("LC_ALL", "C.UTF-8"),
+    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+];
+
+fn apt(context: &Context<'_>, packages: &[(String, String)]) -> Result<()> {
+    let argv = asked(packages, &[]);
+    work(context, &argv.iter().map(String::as_str).collect::<Vec<_>>(), &ENVIRONMENT)
+}
+
+/// Has apt fetch into its cache what the upgrade to `release` (by its id) will install, with what that depends on; nothing is unpacked. Returns
+/// the packages of Barbican with their versions, none where apt does not have all of them.
+///
+/// # Errors
+/// If dpkg's state cannot be read, or apt fails.
+pub fn fetched(root: &Root, release: &str) -> Result<Vec<(String, String)>> {
+    let Offer::All(packages) = offered(root, release)? else { return Ok(Vec::new()) };
+    command::run(&asked(&packages, &["--download-only"]), &ENVIRONMENT)?;
+    Ok(packages)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub use code::{CodeAwaited, Offer, offered};
+pub use code::{CodeAwaited, Offer, fetched, offered};
 pub use data::{BASELINE, KEKS, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};

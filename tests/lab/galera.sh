@@ -1,10 +1,12 @@
 #!/bin/sh
-# A Galera cluster of two MariaDB nodes on loopback, for the tests of the lock.
+# A Galera cluster of two MariaDB nodes on loopback, for the tests. Clients come to
+# ADDRESS, 127.0.0.1 where the environment has none.
 #
-#   tests/lab/galera.sh DIR
+#   tests/lab/galera.sh DIR [OPTION...]
 #
-# Makes DIR, starts both, prints their SQL ports on one line, and ends both and
-# removes DIR when its standard input closes: they never outlive who started it.
+# Makes DIR, starts both with these options, prints their SQL ports on one line,
+# and ends both and removes DIR when its standard input closes: they never
+# outlive who started it.
 #
 # Both nodes start from the same freshly made data directory with the same
 # cluster id and position: the second one has to be told only what came since
@@ -13,8 +15,11 @@
 set -eu
 
 die() { echo "galera: $*" >&2; exit 1; }
-[ $# = 1 ] || die "usage: galera.sh DIR"
+[ $# -ge 1 ] || die "usage: galera.sh DIR [OPTION...]"
 dir=$1
+shift
+options=$*
+address=${ADDRESS:-127.0.0.1}
 provider=$(ls /usr/lib/galera/libgalera_smm.so /usr/lib64/galera-4/libgalera_smm.so 2>/dev/null | head -1)
 mariadbd=$(PATH=$PATH:/usr/sbin:/usr/libexec command -v mariadbd) || die "no mariadbd"
 
@@ -41,16 +46,17 @@ PYTHON
 sql() { mariadb --no-defaults -S "$dir/$1/socket" -u root -N -e "$2"; }
 
 # A busy machine that does not answer for seconds is no reason to leave a cluster.
+# shellcheck disable=SC2086
 node() { # number SQL-port group-port IST-port address-of-the-cluster
     unprivileged "$mariadbd" --no-defaults --datadir="$dir/$1/data" --socket="$dir/$1/socket" \
-        --tmpdir="$dir/$1/tmp" --pid-file="$dir/$1/pid" --port="$2" --bind-address=127.0.0.1 --skip-name-resolve \
+        --tmpdir="$dir/$1/tmp" --pid-file="$dir/$1/pid" --port="$2" --bind-address="$address" --skip-name-resolve \
         --innodb-flush-log-at-trx-commit=0 --innodb-buffer-pool-size=32M \
         --innodb-log-file-size=8M --innodb-autoinc-lock-mode=2 --binlog-format=ROW \
         --skip-log-bin --wsrep-on=ON --wsrep-provider="$provider" \
         --wsrep-provider-options="base_host=127.0.0.1;base_port=$3;gmcast.listen_addr=tcp://127.0.0.1:$3;ist.recv_addr=127.0.0.1:$4;gcache.size=8M;pc.announce_timeout=PT1S;evs.join_retrans_period=PT0.2S;evs.suspect_timeout=PT60S;evs.inactive_timeout=PT90S;evs.install_timeout=PT90S" \
         --wsrep-cluster-name=keymgr --wsrep-cluster-address="$5" --wsrep-node-name="node$1" \
-        --wsrep-node-address=127.0.0.1 --wsrep-node-incoming-address="127.0.0.1:$2" \
-        --wsrep-sst-method=same \
+        --wsrep-node-address=127.0.0.1 --wsrep-node-incoming-address="$address:$2" \
+        --wsrep-sst-method=same $options \
         >"$dir/$1/log" 2>&1 </dev/null &
 }
 

@@ -1,11 +1,11 @@
 //! Controllers on a network of their own: booted containers, a bridge, the server of their database, and Ansible beside it. Needs root.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::store::{Kind, Store};
 use crate::common::{Said, lab, said};
 use crate::product::Product;
 
@@ -15,7 +15,7 @@ const OPERATOR: &str = "10.77.0.1";
 pub(super) const SERVER: &str = "10.77.0.2";
 
 /// A network namespace, gone when this is dropped.
-struct Network {
+pub(super) struct Network {
     /// A process in it, which keeps it.
     keeper: Child,
 }
@@ -42,7 +42,7 @@ impl Network {
     }
 
     /// A program in it.
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["-t", &self.pid(), "--net", program]);
         command
@@ -56,37 +56,36 @@ impl Drop for Network {
     }
 }
 
-/// A session on the server.
-pub(super) struct Session(Child);
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 /// Some controllers with Barbican 15.0.1 and our package, on one database whose schema is Victoria's.
 pub(super) struct Fleet {
     /// `ctl1`, `ctl2`, ...
     pub(super) hosts: Vec<Product>,
+    pub(super) store: Store,
     network: Network,
     place: TempDir,
 }
 
 impl Fleet {
-    /// Boots them; all serve.
+    /// Boots them on MariaDB; all serve.
     pub(super) fn boot(count: usize) -> Self {
+        Self::boot_on(Kind::Mariadb, count)
+    }
+
+    /// Boots them on such a database; all serve.
+    pub(super) fn boot_on(kind: Kind, count: usize) -> Self {
         let place = tempfile::Builder::new().prefix("keymgr-fleet-").tempdir().unwrap();
         std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let network = Network::new();
-        let mut fleet = Self { hosts: Vec::new(), network, place };
-        fleet.serve();
-        let booted = std::thread::scope(|scope| {
-            let threads: Vec<_> = (1..=count).map(|number| scope.spawn(move || boot(number))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        let store = Store::start(kind, &network, place.path());
+        let hosts = std::thread::scope(|scope| {
+            let boot = |index| {
+                let url = store.url(index);
+                scope.spawn(move || boot(index + 1, &url))
+            };
+            let threads: Vec<_> = (0..count).map(boot).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        fleet.hosts = booted;
+        let fleet = Self { hosts, store, network, place };
         for index in 0..count {
             fleet.plug(index);
         }
@@ -122,74 +121,6 @@ impl Fleet {
         let _ = said(Command::new("nsenter").args(argv)).expect(0);
     }
 
-    /// Starts the server on a copy of the deployment's own data.
-    fn serve(&self) {
-        let data = self.place.path().join("server/data");
-        std::fs::create_dir_all(&data).unwrap();
-        let tree = Path::new(&lab("KEYMGR_TEST_PRODUCT")).join("tree/var/lib/mysql");
-        let line = format!("cp -a {}/. {1}/ && chown -R nobody {1}", tree.display(), data.display());
-        let _ = said(Command::new("sh").args(["-ec", &line])).expect(0);
-        // What it leaves behind keeps open whatever would read its words.
-        let more = ["3306", "--bind-address=0.0.0.0", "--general-log=1", "--log-output=TABLE"];
-        let mut start = self.server("start", &more);
-        assert!(start.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
-        self.sql(
-            "CREATE USER barbican@'10.77.0.%' IDENTIFIED BY 'dbpw'; GRANT ALL ON barbican.* TO barbican@'10.77.0.%';
-             USE barbican;
-             ALTER TABLE secret_consumer_metadata DROP FOREIGN KEY fk_project_id;
-             ALTER TABLE secret_consumer_metadata
-                 DROP INDEX ix_secret_consumer_metadata_project_id,
-                 DROP INDEX _secret_consumer_resource_uc,
-                 ADD CONSTRAINT _secret_consumer_resource_uc UNIQUE (secret_id, resource_id),
-                 MODIFY project_id VARCHAR(36) NOT NULL;
-             UPDATE alembic_version SET version_num = '0f8c192a061f'",
-        );
-    }
-
-    fn server(&self, verb: &str, more: &[&str]) -> Command {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/server.sh");
-        let mut command = self.network.command(script);
-        command.args([verb, "mariadb"]).arg(self.place.path().join("server")).args(more);
-        command
-    }
-
-    /// What the server says to its administrator.
-    pub(super) fn sql(&self, sql: &str) -> String {
-        let socket = self.place.path().join("server/socket");
-        let mut command = Command::new("mariadb");
-        command.arg("--no-defaults").arg("-S").arg(socket).args(["-u", "root", "-N", "-e", sql]);
-        said(&mut command).expect(0).out.trim_end().to_owned()
-    }
-
-    /// A session of its administrator, which has said this and stays until it is dropped.
-    pub(super) fn session(&self, sql: &str) -> Session {
-        let socket = self.place.path().join("server/socket");
-        let mut command = Command::new("mariadb");
-        command.arg("--no-defaults").arg("-S").arg(socket).args(["-u", "root", "-N", "--unbuffered"]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        writeln!(child.stdin.as_mut().unwrap(), "{sql}; SELECT 'said';").unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "said\n");
-        Session(child)
-    }
-
-    /// When the schema was changed first and last, in microseconds, from which hosts, and how often the ledger was written: from the server's own log.
-    pub(super) fn migration(&self) -> (u64, u64, Vec<String>, usize) {
-        let ours =
-            "FROM mysql.general_log WHERE user_host LIKE '%[10.77.0.%' AND command_type IN ('Query', 'Execute') AND";
-        let ddl = "argument REGEXP '^[[:space:]]*(ALTER|CREATE|DROP) '";
-        let times = self.sql(&format!(
-            "SELECT FLOOR(MIN(UNIX_TIMESTAMP(event_time)) * 1000000), FLOOR(MAX(UNIX_TIMESTAMP(event_time)) * 1000000) {ours} {ddl}"
-        ));
-        let (first, last) = times.split_once('\t').unwrap();
-        let hosts = self
-            .sql(&format!("SELECT DISTINCT SUBSTRING_INDEX(SUBSTRING_INDEX(user_host, '[', -1), ']', 1) {ours} {ddl}"));
-        let ledger = self.sql(&format!("SELECT COUNT(*) {ours} argument REGEXP 'UPDATE alembic_version SET'"));
-        let hosts = hosts.lines().map(str::to_owned).collect();
-        (first.parse().unwrap(), last.parse().unwrap(), hosts, ledger.parse().unwrap())
-    }
-
     /// The playbook of the collection, ready to run, with what a site with such an old schema has to say.
     pub(super) fn playbook(&self, more: &[&str]) -> Command {
         let at = self.place.path();
@@ -205,7 +136,7 @@ impl Fleet {
         );
         std::fs::write(at.join("inventory"), inventory).unwrap();
         let settings = r#"{"keymgr_upgrade_to": "2023.1", "keymgr_upgrade_path": "fast-forward",
-            "keymgr_upgrade_retries": 10, "keymgr_upgrade_delay": 1}"#;
+            "keymgr_upgrade_retries": 60, "keymgr_upgrade_delay": 1}"#;
         let mut command = self.network.command(ansible().join("venv/bin/ansible-playbook").to_str().unwrap());
         command
             .args(["-i", "inventory", "keymgr.upgrade.upgrade", "-e", settings])
@@ -235,12 +166,6 @@ impl Fleet {
     }
 }
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        self.server("stop", &[]).status().ok();
-    }
-}
-
 /// What tests/lab/ansible.sh made.
 pub(super) fn ansible() -> PathBuf {
     PathBuf::from(lab("KEYMGR_TEST_ANSIBLE"))
@@ -263,7 +188,7 @@ pub(super) fn address(index: usize) -> String {
 }
 
 /// Boots a controller that has no server of its own, and files that were never brought along since Victoria.
-fn boot(number: usize) -> Product {
+fn boot(number: usize, url: &str) -> Product {
     let over = tempfile::tempdir().unwrap();
     let copied = Command::new("cp").arg("-a").arg(ansible().join("host/.")).arg(over.path()).status().unwrap();
     assert!(copied.success());
@@ -276,11 +201,23 @@ fn boot(number: usize) -> Product {
     put("etc/hosts", &format!("127.0.0.1 localhost ctl{number}\n"));
     put("etc/keymgr-upgrade/keymgr-upgrade.conf.d/history.conf", "[upgrade]\nrelease = victoria\n");
     put("etc/machine-id", &format!("{number:032x}\n"));
+    if url.starts_with("postgresql") {
+        put("usr/local/bin/.keep", "");
+        for client in ["psql", "pg_dump", "pg_restore"] {
+            let to = over.path().join("usr/local/bin").join(client);
+            let _ =
+                said(Command::new("sh").args([
+                    "-c",
+                    &format!("cp $(ls -d /usr/lib/postgresql/*/bin | tail -1)/{client} {}", to.display()),
+                ]))
+                .expect(0);
+        }
+    }
     let script = format!(
         "set -e\n\
          useradd --system --home-dir /run/sshd --shell /usr/sbin/nologin sshd\n\
          systemctl mask mariadb.service\n\
-         sed -i 's/@127.0.0.1/@{SERVER}/; s/^token_labels = /token_label = /' /etc/barbican/barbican.conf\n\
+         sed -i 's|^sql_connection = .*|sql_connection = {url}|; s/^token_labels = /token_label = /' /etc/barbican/barbican.conf\n\
          sed -i 's/ microversion / /' /etc/barbican/barbican-api-paste.ini\n"
     );
     put("srv/lab/in-chroot", &script);

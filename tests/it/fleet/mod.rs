@@ -3,11 +3,13 @@
 //! What ran when is taken from the journals of all hosts, and when the schema changed from the server's own log.
 
 mod lab;
+mod store;
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use self::lab::{Fleet, address};
+use self::store::Kind;
 use crate::common::{Said, said};
 use crate::product::{NEXT, Product, UNITS, What, end};
 use crate::systemd::API;
@@ -25,11 +27,11 @@ impl Fleet {
     /// All hosts are at 2023.1, serve, read every secret, and nothing of Barbican ran while the schema changed, which one host did once.
     #[track_caller]
     fn expect_upgraded(&self) {
-        let (first, last, hosts, ledger) = self.migration();
-        assert_eq!((hosts.len(), ledger), (1, 1), "{hosts:?}");
+        let migration = self.store.migration();
+        assert_eq!((migration.hosts.len(), migration.ledger), (1, 1), "{:?}", migration.hosts);
         self.expect_served();
         for host in &self.hosts {
-            let ran = host.watch().ran_between(first, last);
+            let ran = host.watch().ran_between(migration.first, migration.last);
             assert!(ran.is_empty(), "while the schema changed: {ran:#?}");
         }
     }
@@ -76,7 +78,7 @@ fn a_playbook_takes_two_controllers_to_the_next_release() {
     let said = fleet.play(&[]).expect(0);
     assert!(recap(&said, "ctl1", "changed") > 0 && recap(&said, "ctl2", "changed") > 0);
     fleet.expect_upgraded();
-    assert_eq!(fleet.migration().2, [address(0)], "the first one");
+    assert_eq!(fleet.store.migration().hosts, [address(0)], "the first one");
     // The others take no copy of the database.
     let copies =
         |host: usize| fleet.hosts[host].ok("ls /var/lib/keymgr-upgrade/runs/*/backup | grep -c ^database || true");
@@ -99,13 +101,34 @@ fn a_playbook_takes_three_controllers_to_the_next_release() {
 
 #[test]
 #[ignore = "minutes: make test-slow"]
+fn a_playbook_takes_two_controllers_on_postgresql() {
+    two_on(Kind::Postgresql);
+}
+
+#[test]
+#[ignore = "minutes: make test-slow"]
+fn a_playbook_takes_two_controllers_on_two_nodes_of_a_cluster() {
+    two_on(Kind::Galera);
+}
+
+fn two_on(kind: Kind) {
+    let fleet = Fleet::boot_on(kind, 2);
+    let _ = fleet.play(&[]).expect(0);
+    fleet.expect_upgraded();
+    assert_eq!(fleet.store.migration().hosts, [address(0)]);
+    let said = fleet.play(&[]).expect(0);
+    assert_eq!(["ctl1", "ctl2"].map(|host| recap(&said, host, "changed")), [0, 0]);
+}
+
+#[test]
+#[ignore = "minutes: make test-slow"]
 fn one_that_dies_while_it_migrates_and_one_cut_off_from_the_database_are_taken_up_again() {
     let mut fleet = Fleet::boot(3);
     // The first one comes as far as the first statement, and has its power cut there.
-    let table = fleet.session("LOCK TABLES barbican.secret_consumer_metadata READ");
+    let table = fleet.store.session("LOCK TABLES barbican.secret_consumer_metadata READ");
     let playing = start(&mut fleet);
     until("the migration waits", || {
-        fleet.sql("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE HOST LIKE '10.77.0.11:%' AND INFO LIKE 'ALTER TABLE%' AND STATE LIKE 'Waiting for table%'") != "0"
+        fleet.store.sql("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE HOST LIKE '10.77.0.11:%' AND INFO LIKE 'ALTER TABLE%' AND STATE LIKE 'Waiting for table%'") != "0"
     });
     fleet.hosts[0].machine.cut_power();
     let said = end(playing);
@@ -133,7 +156,7 @@ fn one_that_dies_while_it_migrates_and_one_cut_off_from_the_database_are_taken_u
     fleet.cut_off(1, false);
     let _ = fleet.play(&[]).expect(0);
     fleet.expect_served();
-    assert_eq!(fleet.migration().2, [address(0)]);
+    assert_eq!(fleet.store.migration().hosts, [address(0)]);
     let said = fleet.play(&[]).expect(0);
     assert_eq!(["ctl1", "ctl2", "ctl3"].map(|host| recap(&said, host, "changed")), [0, 0, 0]);
 }

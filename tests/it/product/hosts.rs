@@ -105,7 +105,7 @@ impl Hosts {
 }
 
 #[test]
-#[ignore = "minutes; fleet::two_hosts has its greater part"]
+#[ignore = "minutes: make test-slow"]
 fn while_one_host_migrates_the_other_neither_migrates_nor_starts() {
     let hosts = Hosts::boot();
     let Hosts { first, second } = &hosts;
