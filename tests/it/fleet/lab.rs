@@ -159,6 +159,13 @@ impl Fleet {
         command
     }
 
+    /// A file of tasks, by its path.
+    pub(super) fn tasks(&self, text: &str) -> String {
+        let path = self.place.path().join("tasks.yml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     /// Runs it to its end.
     #[must_use = "look at the exit code, or at what was said"]
     pub(super) fn play(&self, more: &[&str]) -> Said {
@@ -202,16 +209,11 @@ fn boot(number: usize, url: &str) -> Product {
     put("etc/keymgr-upgrade/keymgr-upgrade.conf.d/history.conf", "[upgrade]\nrelease = victoria\n");
     put("etc/machine-id", &format!("{number:032x}\n"));
     if url.starts_with("postgresql") {
-        put("usr/local/bin/.keep", "");
-        for client in ["psql", "pg_dump", "pg_restore"] {
-            let to = over.path().join("usr/local/bin").join(client);
-            let _ =
-                said(Command::new("sh").args([
-                    "-c",
-                    &format!("cp $(ls -d /usr/lib/postgresql/*/bin | tail -1)/{client} {}", to.display()),
-                ]))
-                .expect(0);
-        }
+        // What copies the database, which the tree does not have.
+        let bin = over.path().join("usr/local/bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        let clients = "cd $(ls -d /usr/lib/postgresql/*/bin | tail -n 1) && cp psql pg_dump pg_restore";
+        let _ = said(Command::new("sh").args(["-ec", &format!("{clients} {}", bin.display())])).expect(0);
     }
     let script = format!(
         "set -e\n\

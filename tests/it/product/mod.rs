@@ -25,6 +25,7 @@ mod upgrade;
 mod watch;
 mod window;
 
+pub(crate) use rdo::filled as rpm_host;
 pub(crate) use watch::{Watch, What};
 
 /// The barbican units of Debian.

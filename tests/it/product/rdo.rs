@@ -55,7 +55,7 @@ fn the_published_barbican_goes_from_release_to_release_by_dnf_and_by_rpm() {
 }
 
 /// A host with Barbican from its packages, and secrets that its API has stored.
-fn filled() -> Product {
+pub(crate) fn filled() -> Product {
     let product = Product::without_barbican();
     let _ = product
         .dnf("/srv/lab/rpm/zed", &format!("install {}", RDO.map(|u| u.replace(".service", "")).join(" ")))
