@@ -17,6 +17,8 @@ fn play(host: &Product, place: &std::path::Path) -> Said {
     let shell = place.join(SHELL);
     std::fs::write(&shell, format!("#!/bin/sh\nexec {} /bin/sh \"$@\"\n", host.machine.enter().join(" "))).unwrap();
     std::fs::set_permissions(&shell, std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Inside, Ansible calls it by the same name.
+    host.ok(&format!("mkdir -p {} && ln -sf /bin/sh {}", place.display(), shell.display()));
     let settings = r#"{"keymgr_upgrade_hosts": "all", "keymgr_upgrade_to": "2023.1", "keymgr_upgrade_packages": "dnf",
         "ansible_python_interpreter": "/usr/bin/python3"}"#;
     let mut command = Command::new(ansible().join("venv/bin/ansible-playbook"));
