@@ -70,8 +70,10 @@ fn looked_at(session: &mut Session, target: &Target, mut locks: Locks, yes: bool
         }
     }
     if let Some(systemd) = follow::service(session)? {
-        // While nothing is stopped yet.
-        fetch::fetch(session, look.to)?;
+        // While it still serves. What is held by hand does not, and has no time to lose.
+        if look.deployment.held.is_empty() {
+            fetch::fetch(session, look.to)?;
+        }
         let asked = Asked::Upgrade { to: target.to.clone(), fast_forward: target.fast_forward, plan: digest };
         let word = locks.word;
         return follow::carried_out(session, &systemd, locks.host, asked, word);

@@ -16,7 +16,7 @@ repo=$(cd "$(dirname "$0")/../.." && pwd)
 export HOLD=${HOLD:-2} UPGRADE=${UPGRADE:-10} SLOWEST=${SLOWEST:-20}
 
 if [ "${1:-}" != played ]; then
-    (cd "$repo" && cargo test --locked --test it fleet::the_window -- --ignored --nocapture) | grep ' hosts: '
+    (cd "$repo" && cargo test --locked --test it fleet::the_window -- --ignored --nocapture) | grep ' booted: '
 fi
 
 place=$(mktemp -d)

@@ -226,8 +226,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Where the time goes in which a host does not serve, in seconds: from the first stop anywhere until the last host is held, until the first one serves
-/// again, until the last one does.
+/// Where the time goes in which a host does not serve, in seconds: from the first stop anywhere until the last host stops too, until the first one
+/// serves again, until the last one does.
 fn window(fleet: &Fleet, began: u64) -> [f64; 3] {
     let of = |what: &What| {
         let last = |host: &Product| host.watch().all(what, API, "").map(|e| e.at).filter(|at| *at >= began).last();
@@ -255,7 +255,7 @@ fn the_window_of_one_host_and_of_three() {
         let began = fleet.hosts[0].now();
         let _ = fleet.play(&[]).expect(0);
         let split = window(&fleet, began);
-        println!("{count} hosts: hold {:.1} s, first {:.1} s, others {:.1} s", split[0], split[1], split[2]);
+        println!("{count} booted: hold {:.1} s, first {:.1} s, others {:.1} s", split[0], split[1], split[2]);
         split
     });
     assert!(one[2] == 0.0 && three[2] > 0.0, "{one:?} {three:?}");
