@@ -34,6 +34,13 @@ fn what_is_refused_leaves_everything_as_it_was() {
     product.ok("sed -i 's/^login = 1234/login = 4321/' /etc/barbican/barbican.conf");
     refused(&product, "sed -i 's/^login = 4321/login = 1234/' /etc/barbican/barbican.conf").says("PIN");
 
+    // What apt cannot fetch it does not find out when all is down.
+    let before = (product.packages(), product.invocations());
+    product.ok("rm /srv/lab/repo/next/barbican-api_*");
+    product.tool("upgrade --to 2023.1 --yes").expect(1).says("fetching the packages of 2023.1");
+    assert_eq!((product.packages(), product.invocations()), before);
+    assert!(!product.path("/var/lib/keymgr-upgrade/current").exists());
+
     // Whoever only wants a gate still gets one; whoever wants nothing gets nothing.
     product.expect_secrets();
 }
