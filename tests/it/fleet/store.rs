@@ -21,7 +21,7 @@ const TO_VICTORIA: &str = "
 const USER: &str =
     "CREATE USER barbican@'10.77.0.%' IDENTIFIED BY 'dbpw'; GRANT ALL ON barbican.* TO barbican@'10.77.0.%'";
 
-/// What changes the schema, but not the lock that a cluster has as a table.
+/// What changes the schema.
 const DDL: &str = "^[[:space:]]*(ALTER|CREATE|DROP) ";
 
 /// Which servers.
@@ -185,6 +185,7 @@ impl Store {
     }
 
     fn log_of_mariadb(&self) -> Vec<(u64, String, String)> {
+        // The lock that a cluster has is a table too.
         let sql = format!(
             "SELECT FLOOR(UNIX_TIMESTAMP(event_time) * 1000000), SUBSTRING_INDEX(SUBSTRING_INDEX(user_host, '[', -1), ']', 1),
              IF(argument REGEXP '{DDL}', 'schema', 'ledger') FROM mysql.general_log
