@@ -221,7 +221,7 @@ fn start(fleet: &mut Fleet) -> Child {
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(240), "not so after 240 s: {what}");
+        assert!(begun.elapsed() < Duration::from_secs(600), "not so after 600 s: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
