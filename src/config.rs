@@ -145,20 +145,30 @@ impl Config {
     }
 }
 
+/// Options that hold a URL with a user and a password in it.
+const URLS: [&str; 4] = ["connection", "sql_connection", "slave_connection", "transport_url"];
+
 /// Whether the values of an option called so are secret, in Barbican or in a library that reads the same file.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
-    const WHOLE: [&str; 6] = ["login", "kek", "connection", "sql_connection", "slave_connection", "transport_url"];
+    const WHOLE: [&str; 2] = ["login", "kek"];
     const PART: [&str; 4] = ["password", "passwd", "passphrase", "secret_key"];
     const END: [&str; 5] = ["secret", "secret_id", "token_id", "auth_token", "root_token"];
-    WHOLE.contains(&name) || PART.iter().any(|p| name.contains(p)) || END.iter().any(|e| name.ends_with(e))
+    WHOLE.contains(&name)
+        || URLS.contains(&name)
+        || PART.iter().any(|p| name.contains(p))
+        || END.iter().any(|e| name.ends_with(e))
 }
 
 /// A value as it may be shown: `***` for a secret, and in place of the user and password of a URL.
 #[must_use]
 pub fn shown(name: &str, value: &str) -> String {
+    let is_url = value.contains("://");
+    if is_secret(name) && !(is_url && URLS.contains(&name)) {
+        return "***".to_owned();
+    }
     let lower = value.to_lowercase();
-    if value.contains("://") && ["password=", "passwd=", "secret="].iter().any(|p| lower.contains(p)) {
+    if is_url && ["password=", "passwd=", "secret="].iter().any(|p| lower.contains(p)) {
         return "***".to_owned();
     }
     if let (Some(scheme), Some(at)) = (value.find("://"), value.rfind('@'))
@@ -166,7 +176,7 @@ pub fn shown(name: &str, value: &str) -> String {
     {
         return format!("{}***{}", value.get(..scheme + 3).unwrap_or_default(), value.get(at..).unwrap_or_default());
     }
-    if is_secret(name) && !value.contains("://") { "***".to_owned() } else { value.to_owned() }
+    value.to_owned()
 }
 
 /// The text of a document with every secret value replaced, for diffs.
@@ -214,8 +224,11 @@ fn masked_comment(line: &str) -> String {
 
 /// A line of prose, without the user and password of a URL in it.
 fn shown_sentence(text: &str) -> String {
-    let masked = |word: &str| if word.contains("://") { shown("", word) } else { word.to_owned() };
-    text.split_inclusive(' ').map(masked).collect()
+    let masked = |word: &str| {
+        let bare = word.trim_end();
+        if bare.contains("://") { word.replacen(bare, &shown("", bare), 1) } else { word.to_owned() }
+    };
+    text.split_inclusive(char::is_whitespace).map(masked).collect()
 }
 
 #[cfg(test)]
@@ -226,6 +239,7 @@ mod tests {
     fn secrets_are_not_shown() {
         for (name, value, wanted) in [
             ("login", "1234", "***"),
+            ("login", "http://1234", "***"),
             ("kek", "YWJj", "***"),
             ("admin_password", "p", "***"),
             ("sql_connection", "mysql+pymysql://u:p@ss@h/b", "mysql+pymysql://***@h/b"),
@@ -252,6 +266,8 @@ mod tests {
             ("# password =\n", "# password =\n"),
             ("# as http://u:hush@h says: secret = hush hush\n", "# as http://***@h says: secret = ***\n"),
             ("#http://u:hush@h/?a_secret=hush x kek=hush\n", "#******\n"),
+            ("#the password=hush:hush://\thush\x0b\n", "#the password=***\x0b\n"),
+            ("#see http://h/?password=hush\n", "#see ***\n"),
             ("key = a # not a comment: b\n", "key = a # not a comment: b\n"),
         ] {
             assert_eq!(masked_comment(line), wanted);

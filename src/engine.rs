@@ -433,7 +433,7 @@ impl Run {
             Some(undo) => undo,
             None => {
                 if matches!(step, Step::UnholdUnits { .. }) {
-                    self.know_fingerprint(context)?;
+                    self.know_fingerprint(context, index)?;
                 }
                 serde_json::to_value(step.prepare(context)?)?
             }

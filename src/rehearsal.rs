@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::step::Step;
 use crate::time;
 
-/// By how many per cent the rows may have grown before a report counts as outgrown.
+/// By how many per cent KEKs and secrets may have grown before a report counts as outgrown.
 const GROWTH: u64 = 10;
 
 /// Where a rehearsal works: nothing else is in it, and it is gone afterwards.
@@ -106,7 +106,7 @@ pub struct Report {
     pub plan: String,
     /// The database that was copied, without a password.
     pub database: String,
-    /// How many rows its tables had.
+    /// How many KEKs and secrets it had.
     pub rows: u64,
     /// Why it did not pass; none where it did.
     pub error: Option<String>,
@@ -141,7 +141,7 @@ impl Report {
         self.rehearsed + self.earlier.as_ref().map_or(0, |(_, milliseconds)| *milliseconds)
     }
 
-    /// Why it says nothing any more of `plan`, with so many rows in the database; empty where it still does.
+    /// Why it says nothing any more of `plan`, with so many KEKs and secrets; empty where it still does.
     #[must_use]
     pub fn outgrown(&self, plan: &Plan, rows: u64) -> Vec<String> {
         let mut why = Vec::new();
@@ -154,7 +154,7 @@ impl Report {
             why.push("the plan is another one now".to_owned());
         }
         if rows.saturating_mul(100) > self.rows.saturating_mul(100 + GROWTH) {
-            why.push(format!("the database grew from {} rows to {rows}", self.rows));
+            why.push(format!("the database grew from {} KEKs and secrets to {rows}", self.rows));
         }
         why
     }
@@ -215,7 +215,7 @@ mod tests {
             earlier: None,
         };
         assert!(report.outgrown(&plan, 1100).is_empty());
-        assert_eq!(report.outgrown(&plan, 1101), ["the database grew from 1000 rows to 1101"]);
+        assert_eq!(report.outgrown(&plan, 1101), ["the database grew from 1000 KEKs and secrets to 1101"]);
         // Services that were started or stopped since are no matter.
         let mut other = plan.clone();
         other.steps.remove(0);

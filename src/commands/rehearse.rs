@@ -74,7 +74,7 @@ pub(super) fn quote(root: &Root, ui: &mut Ui, look: &Look) {
     let (Some(report), Ok(draft), Ok(database)) = (Report::last(root), &look.draft, &look.deployment.database) else {
         return;
     };
-    let outgrown = report.outgrown(&draft.plan, database.rows.values().sum());
+    let outgrown = report.outgrown(&draft.plan, database.whole.all());
     let but = if outgrown.is_empty() { String::new() } else { format!(". Outgrown: {}", outgrown.join("; ")) };
     ui.row("rehearsed", &format!("{}{but}", report.words()));
     ui.set(
@@ -121,7 +121,7 @@ fn on_a_copy(
         to: draft.plan.to.clone(),
         plan: part_of(&draft.plan).digest(),
         database: look.deployment.site.shown(),
-        rows: look.deployment.database.as_ref().map_or(0, |d| d.rows.values().sum()),
+        rows: look.deployment.database.as_ref().map_or(0, |d| d.whole.all()),
         error,
         rehearsed: steps.iter().map(|s| s.milliseconds).sum(),
         steps,

@@ -292,10 +292,12 @@ impl Database {
         self.rows(&sql, &params, &needed)?.into_iter().map(|row| self.meta_row(row)).collect()
     }
 
-    /// How many rows the column's table has; none where that cannot be told.
-    #[must_use]
-    pub fn rows_of(&self, column: TextColumn) -> Option<u64> {
-        self.count(&format!("SELECT count(*) FROM {}", column.table()), column.table()).ok()
+    /// How many rows `kek_data` or `encrypted_data` has, soft-deleted ones too.
+    ///
+    /// # Errors
+    /// If they cannot be counted.
+    pub fn rows_of(&self, kind: Kind) -> Result<u64> {
+        self.count(&format!("SELECT count(*) FROM {}", kind.table()), kind.table())
     }
 
     /// What the rows with these ids hold in a column; those that are not there are left out.

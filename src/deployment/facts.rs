@@ -28,7 +28,7 @@ pub(super) fn gather(
     site: &Site,
     code: &Code,
     dialect: Dialect,
-    sample: Option<usize>,
+    sample: Option<&BTreeSet<String>>,
 ) -> Result<Gathered> {
     let mut facts = Facts {
         plugins: Some(enabled_plugins(config)?),
@@ -60,12 +60,12 @@ pub(super) fn gather(
     Ok(Gathered { facts, elsewhere })
 }
 
-/// With `sample`, mechanisms are counted of about so many secrets only.
+/// With `sample`, mechanisms are counted of these secrets only.
 fn rows(
     database: &Database,
     facts: &mut Facts,
     elsewhere: &mut BTreeMap<String, u64>,
-    sample: Option<usize>,
+    sample: Option<&BTreeSet<String>>,
 ) -> Result<()> {
     let mut plugins = database.plugin_counts()?;
     for store in database.store_counts(IN_DATABASE)? {
@@ -79,8 +79,7 @@ fn rows(
             *mechanisms.entry(name).or_default() += 1;
         }
     };
-    if let Some(probes) = sample {
-        let ids = database.secret_sample(probes)?;
+    if let Some(ids) = sample {
         add(&database.metas_by_id(P11_CRYPTO, &ids.iter().map(String::as_str).collect::<Vec<_>>())?);
     } else {
         let mut cursor = Cursor::default();

@@ -15,7 +15,7 @@ mod stand_in;
 #[cfg(any(test, fuzzing))]
 pub(crate) use launcher::fuzz;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -47,8 +47,10 @@ pub struct DatabaseFacts {
     pub ledger: Ledger,
     /// How the live schema compares with those known for that revision.
     pub verification: Option<Verification>,
-    /// Rows per table.
-    pub rows: BTreeMap<String, u64>,
+    /// How many KEKs and secrets there are; in a run they are not counted.
+    pub whole: Whole,
+    /// Where only some of them are looked at: the rows of `encrypted_data` that were chosen.
+    pub sample: Option<BTreeSet<String>>,
     /// Bytes of the file, or of Barbican's tables.
     pub size: u64,
     /// What keeps a backup from being taken, or from being restored; where none is wanted, what the user may not do though a migration has to.
@@ -58,14 +60,6 @@ pub struct DatabaseFacts {
     pub hex_text: BTreeMap<HexColumn, u64>,
     /// The statement that keeps the server from making such rows; none where it does not.
     pub hex_cure: Option<String>,
-}
-
-impl DatabaseFacts {
-    /// How many KEKs and secrets there are.
-    fn whole(&self) -> Whole {
-        let rows = |table: &str| self.rows.get(table).copied().unwrap_or_default();
-        Whole { keks: rows("kek_data"), secrets: rows("encrypted_data") }
-    }
 }
 
 /// What is known of this host or image.
@@ -191,16 +185,15 @@ impl Deployment {
         let look = |ledger| look_at_database(host, &site, ledger, depth_now).map_err(|e| format!("{e:#}"));
         let database = ledger.and_then(look);
         let survey = match (&database, depth) {
-            (Ok(facts), Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => {
-                site.survey().map_err(|e| format!("{e:#}"))
+            (Ok(facts), Depth::Quick | Depth::Full) if matches!(facts.ledger, Ledger::At(_)) => match &facts.sample {
+                Some(sample) => site.survey_part(facts.whole, sample),
+                None => site.survey(),
             }
-            (Ok(facts), Depth::Quick) if matches!(facts.ledger, Ledger::At(_)) => {
-                site.survey_quickly(facts.whole()).map_err(|e| format!("{e:#}"))
-            }
+            .map_err(|e| format!("{e:#}")),
             (Ok(_), _) => Ok(Survey::default()),
             (Err(why), _) => Err(why.clone()),
         };
-        let sample = database.as_ref().ok().and_then(|facts| facts.whole().sample()).filter(|_| depth == Depth::Quick);
+        let sample = database.as_ref().ok().and_then(|facts| facts.sample.as_ref());
         let paste = config::read(root, &host.settings.paste_file)?;
         let dialect = paste_dialect(&from.release.id)?;
         let gathered = facts::gather(host, &config, paste.as_ref(), &site, &code, dialect, sample)?;
@@ -327,20 +320,26 @@ fn look_at_database(host: &Host, site: &Site, ledger: Ledger, depth: Option<Dept
         dialect: database.dialect(),
         ledger,
         verification,
-        rows: BTreeMap::new(),
+        whole: Whole::default(),
+        sample: None,
         size: 0,
         problems: Vec::new(),
         hex_text: BTreeMap::new(),
         hex_cure: None,
     };
     if let Some(depth) = depth {
-        facts.rows = database.row_counts()?;
+        if matches!(facts.ledger, Ledger::At(_)) {
+            facts.whole = Whole::of(&database)?;
+        }
+        if let (Depth::Quick, Some(probes)) = (depth, facts.whole.sample()) {
+            facts.sample = Some(database.secret_sample(probes)?);
+        }
         facts.size = database.size()?;
         facts.problems = match host.settings.backup {
             Backup::Full | Backup::Touched => database.backup_problems()?,
             Backup::None => database.missing_privileges()?,
         };
-        if depth != Depth::Quick || facts.whole().sample().is_none() {
+        if facts.sample.is_none() {
             facts.hex_text = database.hex_counts()?;
         }
         facts.hex_cure = database.hex_cure()?;

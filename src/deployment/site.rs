@@ -1,7 +1,7 @@
 //! How to reach a deployment's database, token and services, as a given release reads the configuration.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -408,14 +408,14 @@ impl Site {
         Survey::of(&mut database, self.keys(needs_token)?)
     }
 
-    /// Does so with a sample, where the database is large: `whole` is how many rows there are.
+    /// Does so with a part of a large database, in which there are `whole` rows: see [`Survey::quick`].
     ///
     /// # Errors
     /// As [`Self::survey`].
-    pub fn survey_quickly(&mut self, whole: Whole) -> Result<Survey> {
+    pub fn survey_part(&mut self, whole: Whole, sample: &BTreeSet<String>) -> Result<Survey> {
         let mut database = self.open(Access::ReadOnly)?;
         let needs_token = database.has_bound_keks(crate::kek::P11_CRYPTO)?;
-        Survey::quick(&mut database, whole, self.keys(needs_token)?)
+        Survey::quick(&mut database, whole, sample, self.keys(needs_token)?)
     }
 }
 

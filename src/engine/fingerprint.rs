@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Run;
 use crate::db::Access;
 use crate::journal::{Event, StepState};
-use crate::step::{Context, Step};
+use crate::step::{Context, Step, Undo};
 
 impl Run {
     /// For the record that step `index` is done: taken after the backup, and after the last of steps that write one after the other.
@@ -19,20 +19,32 @@ impl Run {
             return Ok(None);
         }
         if !self.plan.steps.get(index + 1).is_some_and(Step::writes_database) {
-            self.know_fingerprint(context)?;
+            self.know_fingerprint(context, index)?;
         }
         Ok(context.known.fingerprint.clone())
     }
 
-    /// Takes it where it is not known, and going back may put something of the database back: the run wrote to it, or has a copy of it for what
-    /// somebody else may do.
-    pub(super) fn know_fingerprint(&self, context: &mut Context<'_>) -> Result<()> {
+    /// Takes it at step `index` where it is not known, and going back may put something of the database back: the run wrote to it, or has a copy of
+    /// it for what somebody else may do.
+    pub(super) fn know_fingerprint(&self, context: &mut Context<'_>, index: usize) -> Result<()> {
+        if self.is_one_way(index) {
+            return Ok(());
+        }
         let copied = |step: &Step| matches!(step, Step::BackUpDatabase { .. } | Step::MigrateSchema { .. });
         let needed = self.has_written() || self.plan.steps.iter().any(copied);
         if needed && context.known.fingerprint.is_none() && context.site.has_database() {
             context.known.fingerprint = Some(context.site.open(Access::ReadOnly)?.fingerprint()?);
         }
         Ok(())
+    }
+
+    /// The schema was migrated up to step `index`, and there is no copy of it: a rollback is refused, whoever wrote since.
+    fn is_one_way(&self, index: usize) -> bool {
+        let mut begun = self.plan.steps.iter().enumerate().take(index + 1);
+        begun.any(|(i, step)| {
+            let undo = self.state.get(i).undo.and_then(|undo| serde_json::from_value(undo).ok());
+            matches!((step, undo), (Step::MigrateSchema { .. }, Some(Undo::Nothing)))
+        })
     }
 
     /// The fingerprint of the database as the run left it; none where what is the run's own, and what is not, cannot be told apart: it was killed
@@ -54,7 +66,7 @@ impl Run {
         let mut steps = self.plan.steps.iter().enumerate().rev().filter(|(_, step)| step.writes_database());
         let begun = steps.find_map(|(i, _)| Some((i, self.state.get(i))).filter(|(_, state)| state.undo.is_some()));
         let Some((index, StepState { done: Some((changed, detail)), .. })) = begun else { return };
-        if self.state.fingerprint.as_ref().is_some_and(|(at, _)| *at >= index) {
+        if self.is_one_way(index) || self.state.fingerprint.as_ref().is_some_and(|(at, _)| *at >= index) {
             return;
         }
         let taken = context.site.open(Access::ReadOnly).and_then(|database| Ok(database.fingerprint()?));

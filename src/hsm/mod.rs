@@ -15,7 +15,12 @@ mod protocol;
 mod token;
 mod worker;
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -66,7 +71,7 @@ pub struct Config {
 /// How many sessions of a token may be used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Sessions {
-    /// As many as it says that it has room for, up to 8; one where it does not say.
+    /// As many as are of use, and it says that it has room for, up to 8; one where it does not say.
     #[default]
     Auto,
     /// So many.
@@ -351,6 +356,8 @@ pub struct Hsm {
     token: TokenInfo,
     /// How many children there may be, each with a session of its own.
     most: usize,
+    /// It is still to be seen how many of them are of use.
+    untried: bool,
     /// None after the first error that ended one.
     workers: Vec<Worker>,
 }
@@ -360,6 +367,17 @@ const ENOUGH: u64 = 8;
 
 /// From how many questions at a time on it is worth while to open more sessions.
 const MANY: usize = 100;
+
+/// So many of them are asked in one session, to see whether more are of use.
+const TRIED: usize = 50;
+
+/// How many sessions at a time are of use, where one that had so many questions took so long, and its child computed for so long. A token that is a
+/// library computes here: then they are as many as there are processors besides the one that the database needs, and more take it from there. One
+/// that is elsewhere is waited for, in all of them at once.
+fn of_use(took: Duration, computed: Duration, processors: usize) -> usize {
+    let spare = u128::try_from(processors.saturating_sub(1).max(1)).unwrap_or(1);
+    usize::try_from(spare * took.as_micros() / computed.as_micros().max(1)).unwrap_or(usize::MAX).max(1)
+}
 
 impl Hsm {
     /// Starts the child, loads the module there, chooses the token and logs in, once. More sessions are opened, by more children, when there is
@@ -373,12 +391,12 @@ impl Hsm {
                 .map_err(|why| Error::NotTrusted { module: config.module.clone(), why })?;
         }
         let token = TokenInfo { serial: String::new(), label: String::new(), slot: 0, manufacturer: String::new() };
-        let mut hsm = Self { config: config.clone(), token, most: 1, workers: Vec::new() };
+        let mut hsm = Self { config: config.clone(), token, most: 1, untried: false, workers: Vec::new() };
         let (token, more) = hsm.open_session()?;
         hsm.token = token;
-        hsm.most = match config.sessions {
-            Sessions::Auto => usize::try_from(more.saturating_add(1).min(ENOUGH)).unwrap_or(1),
-            Sessions::Exactly(number) => number.get(),
+        (hsm.most, hsm.untried) = match config.sessions {
+            Sessions::Auto => (usize::try_from(more.saturating_add(1).min(ENOUGH)).unwrap_or(1), true),
+            Sessions::Exactly(number) => (number.get(), false),
         };
         Ok(hsm)
     }
@@ -474,14 +492,42 @@ impl Hsm {
         replies.map(|reply| if let Reply::Proof { proof } = reply { Ok(proof) } else { Err(self.unasked()) }).collect()
     }
 
-    /// Sends all requests, divided among the sessions, collects all replies in order, and turns the first failure into an error.
+    /// Sends all requests, in as many sessions as are of use, collects all replies in order, and turns the first failure into an error.
     fn converse(&mut self, mut requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
         if self.workers.is_empty() {
             return Err(self.broken("was ended by an earlier error"));
         }
-        if requests.len() >= MANY {
+        let mut replies = Vec::new();
+        if requests.len() >= MANY && self.workers.len() < self.most {
+            if self.untried {
+                let rest = requests.split_off(TRIED);
+                replies = self.try_one(std::mem::replace(&mut requests, rest))?;
+            }
             self.open_others();
         }
+        replies.append(&mut self.divide(requests)?);
+        Ok(replies)
+    }
+
+    /// Asks the one session that there is, and sees how much of the time its child computes.
+    fn try_one(&mut self, requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
+        let (begun, before) = (Instant::now(), self.computed());
+        let replies = self.divide(requests)?;
+        let took = begun.elapsed();
+        // Where the system does not tell, more may do harm.
+        let computed = before.and_then(|before| Some(self.computed()?.saturating_sub(before))).unwrap_or(took);
+        self.most = self.most.min(of_use(took, computed, std::thread::available_parallelism().map_or(1, usize::from)));
+        self.untried = false;
+        Ok(replies)
+    }
+
+    /// What the children have had of the processors.
+    fn computed(&self) -> Option<Duration> {
+        self.workers.iter().map(Worker::computed).sum()
+    }
+
+    /// Divides the requests among the sessions.
+    fn divide(&mut self, mut requests: Vec<Request>) -> Result<Vec<Reply>, Error> {
         let (timeout, count) = (self.config.timeout, self.workers.len());
         let share = requests.len().div_ceil(count).max(1);
         let talks: Vec<Result<Vec<Reply>, Stop>> = std::thread::scope(|scope| {
@@ -543,5 +589,22 @@ impl Hsm {
 
     fn broken(&self, why: &str) -> Error {
         Error::Worker { module: self.config.module.clone(), why: why.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_as_many_as_the_processors_can_feed() {
+        let of = |took, computed, processors| {
+            of_use(Duration::from_micros(took), Duration::from_micros(computed), processors)
+        };
+        // A library, on one, two and eight processors; with others at work on them.
+        assert_eq!((of(1000, 950, 1), of(1000, 950, 2), of(1000, 950, 8)), (1, 1, 7));
+        assert_eq!(of(3000, 950, 2), 3);
+        // What is waited for, next door and far away; what answered in no time at all.
+        assert_eq!((of(1000, 250, 2), of(27_000, 2000, 2), of(0, 0, 2)), (4, 13, 1));
     }
 }

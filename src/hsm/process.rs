@@ -21,7 +21,8 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
-    unistd::{Gid, Uid, geteuid, getgid, getuid, setgid, setgroups, setuid},
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::{Gid, Pid, Uid, geteuid, getgid, getuid, setgid, setgroups, setuid},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
@@ -169,6 +170,12 @@ impl Worker {
 
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What the child has had of the processors, as far as the system tells.
+    pub(super) fn computed(&self) -> Option<Duration> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).ok()?);
+        Some(clock_getcpuclockid(pid).and_then(clock_gettime).ok()?.into())
     }
 
     /// Sends the requests and collects one reply each. Reading and writing go on together, so that

@@ -14,7 +14,7 @@ use nix::{
     },
     unistd::{Uid, alarm, dup2_stdin, dup2_stdout, getgroups, getresgid, getresuid, setresuid},
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{
     Identity,
@@ -49,8 +49,10 @@ fn serve() -> io::Result<()> {
     let mut token: Option<Token> = None;
     let mut alarm_seconds = FIRST_ALARM;
     let (mut replies, mut sent) = (Vec::new(), Instant::now());
+    // Large enough for the line with the PIN, so that no copy of it stays behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(WINDOW));
     loop {
-        let mut line = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        line.clear();
         if input.read_until(b'\n', &mut line)? == 0 {
             alarm::set(alarm_seconds);
             token.into_iter().for_each(Token::close);
@@ -59,6 +61,7 @@ fn serve() -> io::Result<()> {
         let request = serde_json::from_slice(&line).map_err(|_| io::Error::other("not a request"))?;
         if let Request::Open(open) = &request {
             alarm_seconds = open.alarm_seconds.max(1);
+            line.zeroize();
         }
         alarm::set(alarm_seconds);
         let reply = answer(&mut token, request).unwrap_or_else(|failure| Reply::Failed { failure });

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::meta::KekMeta;
 use super::{Keys, Offline, P11_CRYPTO, SimpleKeys, Verdict, hex, judge_offline, misfit};
-use crate::db::{Cursor, Database, KekRow, TextColumn};
+use crate::db::{Cursor, Database, KekRow, Kind};
 use crate::hsm::{Fit, Hsm, Signature};
 use crate::progress::Pace;
 
@@ -19,26 +19,32 @@ const AHEAD: usize = 3;
 pub struct Judged {
     /// Its state.
     pub verdict: Verdict,
-    /// What a row that is signed says.
-    meta: Option<Box<KekMeta>>,
-    /// The signature that Mitaka and later make, where the row has the other one and the token lets its key sign.
-    renewed: Option<Vec<u8>>,
+    /// The text of an [`Verdict::Old`] row with the signature that Mitaka and later make.
+    renewed: Option<Result<String>>,
 }
 
 impl Judged {
+    fn as_it_is(verdict: Verdict) -> Self {
+        Self { verdict, renewed: None }
+    }
+
     /// The `plugin_meta` of an [`Verdict::Old`] row with a signature as Mitaka and later make it. Nothing else of the text changes but its spaces.
     ///
     /// # Errors
     /// The row is not `Old`; the token does not let its key sign.
-    pub fn renewed(&self, row: &KekRow) -> Result<String> {
-        let Some(meta) = self.meta.as_ref().filter(|_| self.verdict == Verdict::Old) else {
-            bail!("KEK {} is {}, only an old signature is made anew", row.id, self.verdict.name());
-        };
-        let signature = self.renewed.as_ref().with_context(|| {
-            format!("KEK {}: the token does not let key {:?} sign; set its CKA_SIGN", row.id, meta.hmac_label)
-        })?;
-        meta.with_hmac(signature).with_context(|| format!("writing plugin_meta of KEK {}", row.id))
+    pub fn renewed(self, row: &KekRow) -> Result<String> {
+        match self.renewed {
+            Some(renewed) => renewed.with_context(|| format!("KEK {}", row.id)),
+            None => bail!("KEK {} is {}, only an old signature is made anew", row.id, self.verdict.name()),
+        }
     }
+}
+
+/// `signature`: none where the token does not let the key sign.
+fn renewed(meta: KekMeta, signature: Option<Vec<u8>>) -> Result<String> {
+    let refused = || format!("the token does not let key {:?} sign; set its CKA_SIGN", meta.hmac_label);
+    let signature = signature.with_context(refused)?;
+    meta.with_hmac(&signature).context("writing its plugin_meta")
 }
 
 /// KEKs judged as far as that goes without the token, and what is to be asked of it. The signature rule: first over what Mitaka and later sign, and
@@ -46,8 +52,8 @@ impl Judged {
 #[derive(Debug)]
 pub struct Questions {
     judged: Vec<Judged>,
-    /// Choice of them wait for an answer.
-    waiting: Vec<usize>,
+    /// Those of them that wait for an answer, with what their rows say.
+    waiting: Vec<(usize, Box<KekMeta>)>,
     signatures: Vec<Signature>,
 }
 
@@ -59,17 +65,17 @@ impl Questions {
         let (mut waiting, mut signatures) = (Vec::new(), Vec::new());
         for row in rows {
             judged.push(match judge_offline(row, token, simple) {
-                Offline::Verdict(verdict) => Judged { verdict, meta: None, renewed: None },
+                Offline::Verdict(verdict) => Judged::as_it_is(verdict),
                 Offline::Signed(meta) => {
                     let mut over = vec![meta.signed_data()];
                     if meta.kek.iv.as_ref().is_some_and(|iv| !iv.is_empty()) {
                         over.push(meta.kek.wrapped_key.clone());
                     }
-                    waiting.push(judged.len());
                     let (hmac_label, signature) = (meta.hmac_label.clone(), meta.hmac.clone());
                     signatures.push(Signature { hmac_label, over, signature });
+                    waiting.push((judged.len(), meta));
                     // Until the token has spoken.
-                    Judged { verdict: Verdict::Good, meta: Some(meta), renewed: None }
+                    Judged::as_it_is(Verdict::Good)
                 }
             });
         }
@@ -87,16 +93,13 @@ impl Questions {
         }
         let hsm = hsm.context("no token is open")?;
         let mechanism = hsm.hmac_mechanism();
-        for (index, fit) in waiting.into_iter().zip(hsm.fit_all(signatures)?) {
-            let Some(Judged { verdict, meta: Some(meta), renewed }) = judged.get_mut(index) else { continue };
-            *verdict = match fit {
-                Fit::Over { index: 0, .. } => Verdict::Good,
-                Fit::Over { first, .. } => {
-                    *renewed = first;
-                    Verdict::Old
-                }
-                Fit::None => Verdict::Unreadable { why: misfit(meta, mechanism) },
-                Fit::KeyMissing { label } => Verdict::KeyMissing { label },
+        for ((index, meta), fit) in waiting.into_iter().zip(hsm.fit_all(signatures)?) {
+            let Some(judged) = judged.get_mut(index) else { continue };
+            *judged = match fit {
+                Fit::Over { index: 0, .. } => continue,
+                Fit::Over { first, .. } => Judged { verdict: Verdict::Old, renewed: Some(renewed(*meta, first)) },
+                Fit::None => Judged::as_it_is(Verdict::Unreadable { why: misfit(&meta, mechanism) }),
+                Fit::KeyMissing { label } => Judged::as_it_is(Verdict::KeyMissing { label }),
             };
         }
         Ok(judged)
@@ -180,7 +183,7 @@ pub fn each_judged(
                 return Ok(());
             }
             let page = judged.recv().map_err(|_| unasked())??;
-            pace.add(page.len(), || database.rows_of(TextColumn::PluginMeta));
+            pace.add(page.len(), || database.rows_of(Kind::Keks).ok());
             if !each(database, page)? {
                 return Ok(());
             }

@@ -64,10 +64,9 @@ impl KekMeta {
     }
 
     /// The text with another signature, everything else kept, as Mitaka and later write it.
-    pub(super) fn with_hmac(&self, hmac: &[u8]) -> Result<String, serde_json::Error> {
-        let mut object = self.object.clone();
-        object.insert("hmac".to_owned(), to_raw_value(&BASE64.encode(hmac))?);
-        compact(&object)
+    pub(super) fn with_hmac(mut self, hmac: &[u8]) -> Result<String, serde_json::Error> {
+        self.object.insert("hmac".to_owned(), to_raw_value(&BASE64.encode(hmac))?);
+        compact(&self.object)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, Choice, Keys, SecretVerdict, Verdict, attempt, each_judged, hex, judge_all, proved};
-use crate::db::{Cursor, Database, KekRow, Kind, SecretRow, State, States, TextColumn, Which};
+use crate::db::{Cursor, Database, KekRow, Kind, SecretRow, State, States, Which};
 use crate::files::Root;
 use crate::journal::private;
 use crate::progress::Pace;
@@ -46,7 +46,7 @@ pub struct Survey {
 }
 
 /// How many rows there are where not all were looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Whole {
     /// In `kek_data`.
     pub keks: u64,
@@ -55,6 +55,20 @@ pub struct Whole {
 }
 
 impl Whole {
+    /// Counts them.
+    ///
+    /// # Errors
+    /// If they cannot be counted.
+    pub fn of(database: &Database) -> Result<Self> {
+        Ok(Self { keks: database.rows_of(Kind::Keks)?, secrets: database.rows_of(Kind::Secrets)? })
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn all(self) -> u64 {
+        self.keks + self.secrets
+    }
+
     /// About how many secrets a quick look takes of so many; all of them where there is no number.
     #[must_use]
     pub fn sample(self) -> Option<usize> {
@@ -171,15 +185,12 @@ impl Survey {
         Ok(survey)
     }
 
-    /// Surveys a small database as [`Self::of`] does, and of a large one rows that are spread over it: the first, the last, one KEK of each plugin,
-    /// and a live secret under some KEKs, one of each plugin and state and every bad one among them.
+    /// Surveys of a large database rows that are spread over it: the first, the last, one KEK of each plugin, and a live secret under some KEKs, one
+    /// of each plugin and state and every bad one among them. `sample` are the ids of secrets that [`Database::secret_sample`] chose.
     ///
     /// # Errors
     /// As [`Self::of`].
-    pub fn quick(database: &mut Database, whole: Whole, keys: &mut Keys) -> Result<Self> {
-        if whole.sample().is_none() {
-            return Self::of(database, keys);
-        }
+    pub fn quick(database: &mut Database, whole: Whole, sample: &BTreeSet<String>, keys: &mut Keys) -> Result<Self> {
         let mut survey = Self { sample: Some(whole), ..Self::default() };
         if whole.keks <= QUICK {
             survey.all_keks(database, keys)?;
@@ -194,7 +205,7 @@ impl Survey {
             survey.all_secrets(database, keys)?;
             return Ok(survey);
         }
-        let mut ids = database.secret_sample(SAMPLE.1)?;
+        let mut ids = sample.clone();
         ids.append(&mut database.live_under(&survey.telling_keks()?)?);
         for ids in chunks(&ids, SAMPLE.1) {
             let secrets = database.secrets_by_id(&ids)?;
@@ -239,7 +250,7 @@ impl Survey {
             }
             let keks = secret_keks(database, &secrets)?;
             self.add_secrets(&secrets, &keks, keys)?;
-            pace.add(secrets.len(), || database.rows_of(TextColumn::KekMetaExtended));
+            pace.add(secrets.len(), || database.rows_of(Kind::Secrets).ok());
         }
     }
 

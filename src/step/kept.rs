@@ -32,9 +32,9 @@ impl Head {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KeptRow {
-    id: String,
-    old: Option<String>,
+struct KeptRow<Text> {
+    id: Text,
+    old: Option<Text>,
 }
 
 /// Makes the file, with nothing in it.
@@ -63,7 +63,7 @@ impl Kept {
 
     /// Keeps the old values of these rows.
     pub(super) fn keep(&mut self, changes: &[Change]) -> Result<()> {
-        let rows = changes.iter().map(|change| KeptRow { id: change.id.clone(), old: change.old.clone() });
+        let rows = changes.iter().map(|change| KeptRow { id: change.id.as_str(), old: change.old.as_deref() });
         let mut line = serde_json::to_vec(&rows.collect::<Vec<_>>())?;
         line.push(b'\n');
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
@@ -92,7 +92,7 @@ fn each_batch(
     mut file: &File,
     name: &str,
     column: TextColumn,
-    mut each: impl FnMut(Vec<KeptRow>) -> Result<()>,
+    mut each: impl FnMut(Vec<KeptRow<String>>) -> Result<()>,
 ) -> Result<u64> {
     file.seek(SeekFrom::Start(0))?;
     let (mut reader, mut line, mut whole) = (BufReader::with_capacity(1 << 16, file), Vec::new(), 0);
@@ -148,7 +148,7 @@ fn to_restore(
     database: &Database,
     file: &str,
     column: TextColumn,
-    rows: Vec<KeptRow>,
+    rows: Vec<KeptRow<String>>,
     ours: &impl Fn(Option<&str>, Option<&str>) -> Result<bool>,
 ) -> Result<Vec<Change>> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();

@@ -6,7 +6,7 @@ use super::data::baseline;
 use super::kept::{self, Kept};
 use super::{Context, Observed, Undo};
 use crate::crash;
-use crate::db::{Access, Change, Cursor, Database, MetaRow, SecretRow, TextColumn};
+use crate::db::{Access, Change, Cursor, Database, Kind, MetaRow, SecretRow, TextColumn};
 use crate::hsm::DataMechanism;
 use crate::kek::{self, P11_CRYPTO, SecretVerdict, Survey, recorded_mechanism, secret_keks};
 use crate::progress::Pace;
@@ -28,7 +28,7 @@ fn each_page(
     loop {
         let mut page = database.meta_page(P11_CRYPTO, &mut cursor)?;
         all += page.len();
-        pace.add(page.len(), || database.rows_of(TextColumn::KekMetaExtended));
+        pace.add(page.len(), || database.rows_of(Kind::Secrets).ok());
         if page.is_empty() {
             return Ok(all);
         }

@@ -156,7 +156,7 @@ fn bad(survey: &Survey) -> (usize, usize) {
 /// The text of an old row, signed anew.
 fn resign(row: &KekRow, keys: &mut Keys) -> anyhow::Result<String> {
     let questions = Questions::about(std::slice::from_ref(row), keys.hsm.is_some(), keys.simple.as_ref());
-    questions.ask(keys.hsm.as_mut())?[0].renewed(row)
+    questions.ask(keys.hsm.as_mut())?.remove(0).renewed(row)
 }
 
 fn p11_row(plugin_meta: &str) -> KekRow {
@@ -636,8 +636,18 @@ fn a_key_that_may_not_sign_is_verified_with() {
     assert_eq!(names, ["old", "old", "old", "good", "unreadable"]);
     let calls = fs::read_to_string(log).unwrap();
     assert_eq!(calls.lines().filter(|call| call.starts_with("C_SignInit ")).count(), 1, "it is asked once");
-    let error = resign(&rows[0], &mut keys).unwrap_err().to_string();
+    let error = format!("{:#}", resign(&rows[0], &mut keys).unwrap_err());
     assert!(error.ends_with("the token does not let key \"my_hmac_label\" sign; set its CKA_SIGN"), "{error}");
+}
+
+/// How many are of use is seen in the first one: all that there may be of a token that is waited for.
+#[test]
+fn a_token_that_is_waited_for_gets_all_sessions() {
+    let lab = Lab::new();
+    let mut keys = lab.keys(&lab.liberty(&[("P11SHIM_DELAY_US", "5000")]));
+    let verdicts = judge_all(&vec![p11_keks().remove(0); 100], &mut keys).unwrap();
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Old), "{verdicts:?}");
+    assert_eq!(keys.hsm.unwrap().worker_pids().len(), 8);
 }
 
 /// Where there is much to ask, it is divided among several sessions; the answers come in order.
