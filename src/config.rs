@@ -267,7 +267,7 @@ mod tests {
             ("# as http://u:hush@h says: secret = hush hush\n", "# as http://***@h says: secret = ***\n"),
             ("#http://u:hush@h/?a_secret=hush x kek=hush\n", "#******\n"),
             ("#the password=hush:hush://\thush\x0b\n", "#the password=***\x0b\n"),
-            ("#see http://h/?password=hush\n", "#see ***\n"),
+            ("#see http://h/?password=hush\n", "#see ******\n"),
             ("key = a # not a comment: b\n", "key = a # not a comment: b\n"),
         ] {
             assert_eq!(masked_comment(line), wanted);
