@@ -81,17 +81,15 @@ pub(super) fn resign(context: &mut Context<'_>) -> Result<()> {
     })
 }
 
+/// `changes` are in the order in which their rows were read.
 fn write_keks(database: &mut Database, kept: &mut Kept, changes: &[Change]) -> Result<()> {
-    if changes.is_empty() {
-        return Ok(());
-    }
+    let (Some(first), Some(last)) = (changes.first(), changes.last()) else { return Ok(()) };
     crash::point("KEK signed");
     kept.keep(changes)?;
     crash::point("KEK kept");
     database.transaction(|database| kept::replace(database, TextColumn::PluginMeta, changes))?;
     crash::point("KEK written");
-    let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
-    let now = database.values(TextColumn::PluginMeta, &ids)?;
+    let now = database.values_between(TextColumn::PluginMeta, &first.id, &last.id)?;
     match changes.iter().find(|change| now.get(&change.id) != Some(&change.new)) {
         Some(change) => bail!("KEK {} does not hold what was written", change.id),
         None => Ok(()),
