@@ -27,12 +27,12 @@ fn waiting(base: &Base) -> usize {
     base.sql(&sql).len()
 }
 
-/// Ends the session that holds the lock, as an administrator would.
+/// Ends the session that holds the lock, as an administrator would, and waits until it is gone: a busy server takes its time.
 fn end_holder(base: &Base) {
     match base.server().kind() {
         Kind::Postgresql => {
             let ended = base.sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = \
+                "SELECT pg_terminate_backend(pid, 30000) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = \
                  (SELECT oid FROM pg_database WHERE datname = current_database())",
             );
             assert_eq!(ended, [[Some("t".to_owned())]]);
@@ -41,6 +41,7 @@ fn end_holder(base: &Base) {
             let sql = format!("SELECT IS_USED_LOCK(CONCAT('keymgr-upgrade:', LEFT(SHA1('{}'), 32)))", base.name());
             let id = value(base, &sql);
             base.server().admin(&format!("KILL {id}"));
+            until("the session is gone", || base.sql(&sql) == [[None]]);
         }
     }
 }
