@@ -214,12 +214,24 @@ fn masked_comment(line: &str) -> String {
     for (at, sign) in body.match_indices(['=', ':']) {
         let (told, value) = body.split_at(at + sign.len());
         let name = told.trim_end_matches(sign).split_whitespace().last().unwrap_or_default();
-        let shown = shown(name, value.trim());
+        let shown = shown(&in_prose(name), value.trim());
         if !value.trim().is_empty() && shown != value.trim() {
-            return format!("{marks}{}{}", shown_sentence(told), value.replace(value.trim(), &shown));
+            let before = told.trim_end_matches(|c: char| !c.is_whitespace());
+            let word = told.strip_prefix(before).unwrap_or_default();
+            // What was taken for a name may be a piece of a URL, with a password in it that goes on as the value.
+            let word = if word.contains("://") { "***" } else { word };
+            return format!("{marks}{}{word}{}", shown_sentence(before), value.replace(value.trim(), &shown));
         }
     }
     format!("{marks}{}", shown_sentence(body))
+}
+
+/// The name of an option as somebody wrote it in a sentence.
+fn in_prose(name: &str) -> String {
+    let bare = name.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+    // `old_kek`, `hsm-login`
+    let last = bare.rsplit(['_', '-']).next().unwrap_or_default();
+    if matches!(last, "kek" | "login") { last.to_owned() } else { bare }
 }
 
 /// A line of prose, without the user and password of a URL in it.
@@ -263,6 +275,10 @@ mod tests {
             ("#sql_connection = mysql://barbican:hush@db/b\n", "#sql_connection = mysql://***@db/b\n"),
             ("; see http://u:hush@h/x for more\n", "; see http://***@h/x for more\n"),
             ("# debug = true\n", "# debug = true\n"),
+            ("# DB Password: hush\n", "# DB Password: ***\n"),
+            ("#(login=hush)\n", "#(login=***\n"),
+            ("# old_kek = hush\n", "# old_kek = ***\n"),
+            ("#mysql://u:xsecret:hush@h\n", "#******\n"),
             ("# password =\n", "# password =\n"),
             ("# as http://u:hush@h says: secret = hush hush\n", "# as http://***@h says: secret = ***\n"),
             ("#http://u:hush@h/?a_secret=hush x kek=hush\n", "#******\n"),

@@ -38,7 +38,8 @@ impl Run {
         Ok(())
     }
 
-    /// The schema was migrated up to step `index`, and there is no copy of it: a rollback is refused, whoever wrote since.
+    /// A migration of the schema was begun up to step `index`, and there is no copy: once the revision has moved a rollback is refused, whoever
+    /// wrote since.
     fn is_one_way(&self, index: usize) -> bool {
         let mut begun = self.plan.steps.iter().enumerate().take(index + 1);
         begun.any(|(i, step)| {

@@ -71,7 +71,7 @@ pub struct Config {
 /// How many sessions of a token may be used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Sessions {
-    /// As many as are of use, and it says that it has room for, up to 8; one where it does not say.
+    /// As many as are of use, and as it says that it has room for, up to 8; one where it does not say.
     #[default]
     Auto,
     /// So many.
@@ -368,8 +368,8 @@ const ENOUGH: u64 = 8;
 /// From how many questions at a time on it is worth while to open more sessions.
 const MANY: usize = 100;
 
-/// So many of them are asked in one session, to see whether more are of use.
-const TRIED: usize = 50;
+/// So many of them are asked in one session, twice, to see whether more are of use.
+const TRIED: usize = 25;
 
 /// How many sessions at a time are of use, where one that had so many questions took so long, and its child computed for so long. A token that is a
 /// library computes here: then they are as many as there are processors besides the one that the database needs, and more take it from there. One
@@ -500,8 +500,12 @@ impl Hsm {
         let mut replies = Vec::new();
         if requests.len() >= MANY && self.workers.len() < self.most {
             if self.untried {
-                let rest = requests.split_off(TRIED);
-                replies = self.try_one(std::mem::replace(&mut requests, rest))?;
+                // The lesser number counts: one of the two may have been held up by something else.
+                for _ in 0..2 {
+                    let rest = requests.split_off(TRIED);
+                    replies.append(&mut self.try_one(std::mem::replace(&mut requests, rest))?);
+                }
+                self.untried = false;
             }
             self.open_others();
         }
@@ -517,7 +521,6 @@ impl Hsm {
         // Where the system does not tell, more may do harm.
         let computed = before.and_then(|before| Some(self.computed()?.saturating_sub(before))).unwrap_or(took);
         self.most = self.most.min(of_use(took, computed, std::thread::available_parallelism().map_or(1, usize::from)));
-        self.untried = false;
         Ok(replies)
     }
 

@@ -49,7 +49,7 @@ fn serve() -> io::Result<()> {
     let mut token: Option<Token> = None;
     let mut alarm_seconds = FIRST_ALARM;
     let (mut replies, mut sent) = (Vec::new(), Instant::now());
-    // Large enough for the line with the PIN, so that no copy of it stays behind.
+    // Large enough for the line with the PIN, so that growing leaves no copy of it behind.
     let mut line = Zeroizing::new(Vec::with_capacity(WINDOW));
     loop {
         line.clear();

@@ -433,6 +433,7 @@ fn schemas() {
         sql("empty-alembic-version-db-upgrade", &["db", "upgrade", "--yes"], 3, "DELETE FROM alembic_version"),
         sql("column-too-many", UPGRADE, 3, "ALTER TABLE secrets ADD COLUMN mark VARCHAR(10)"),
         sql("table-missing", UPGRADE, 3, "DROP TABLE project_quotas"),
+        sql("table-of-secrets-missing", UPGRADE, 3, "DROP TABLE encrypted_data"),
         sql("type-changed", UPGRADE, 3, "PRAGMA writable_schema = 1;
             UPDATE sqlite_schema SET sql = replace(sql, 'bit_length INTEGER', 'bit_length BLOB') WHERE name = 'secrets'"),
         sql("half-made-migration", UPGRADE, 3, "CREATE TABLE secret_user_metadata (id VARCHAR(36) NOT NULL PRIMARY KEY)"),
