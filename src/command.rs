@@ -11,7 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, ChildStdout, Command as Process, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -140,15 +140,14 @@ impl Program {
     pub fn feed(self, input: &mut dyn Read) -> Result<()> {
         let mut running = self.start(Stdio::piped())?;
         fcntl(running.stdin.as_ref().context("no pipe")?, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let mut piece = vec![0; PIECE];
+        let mut piece = Vec::with_capacity(PIECE);
         loop {
-            let count = match input.read(&mut piece) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(anyhow!(error)),
-            };
-            if !running.give(piece.get(..count).unwrap_or_default())? {
+            piece.clear();
+            // However the input is cut: the same one is as many pieces each time.
+            if Read::take(&mut *input, PIECE as u64).read_to_end(&mut piece)? == 0 {
+                break;
+            }
+            if !running.give(&piece)? {
                 running.drain()?;
                 bail!("{}: ended before it had read everything", running.shown);
             }

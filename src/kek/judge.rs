@@ -74,8 +74,7 @@ impl Questions {
                     let (hmac_label, signature) = (meta.hmac_label.clone(), meta.hmac.clone());
                     signatures.push(Signature { hmac_label, over, signature });
                     waiting.push((judged.len(), meta));
-                    // Until the token has spoken.
-                    Judged::as_it_is(Verdict::Good)
+                    Judged::as_it_is(Verdict::Unreadable { why: "the token gave no answer".to_owned() })
                 }
             });
         }
@@ -96,7 +95,7 @@ impl Questions {
         for ((index, meta), fit) in waiting.into_iter().zip(hsm.fit_all(signatures)?) {
             let Some(judged) = judged.get_mut(index) else { continue };
             *judged = match fit {
-                Fit::Over { index: 0, .. } => continue,
+                Fit::Over { index: 0, .. } => Judged::as_it_is(Verdict::Good),
                 Fit::Over { first, .. } => Judged { verdict: Verdict::Old, renewed: Some(renewed(*meta, first)) },
                 Fit::None => Judged::as_it_is(Verdict::Unreadable { why: misfit(&meta, mechanism) }),
                 Fit::KeyMissing { label } => Judged::as_it_is(Verdict::KeyMissing { label }),
