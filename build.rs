@@ -11,7 +11,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut code = String::from("&[\n");
     for file in files {
         let name = file.strip_prefix(&base)?.to_str().ok_or("path")?.to_owned();
-        writeln!(code, "    ({name:?}, include_str!({:?})),", file.display())?;
+        // By the folder that is compiled: the same target directory may have been another checkout's before.
+        let place = format!("/migrations/{name}");
+        writeln!(code, "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {place:?}))),")?;
     }
     code.push(']');
     fs::write(Path::new(&env::var("OUT_DIR")?).join("migrations.rs"), code)?;

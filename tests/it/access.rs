@@ -169,7 +169,7 @@ fn a_file_swapped_between_look_and_use_is_left() {
         if arguments[0] == "rollback" {
             sandbox.run(&MITAKA).expect(0);
         }
-        let run = Paused::start(&mut sandbox.command(arguments), sandbox.root().with_file_name("points"));
+        let run = Paused::start(&mut sandbox.command(arguments), &sandbox.root().with_file_name("points"));
         let root = swap_files(&sandbox, run, point);
         for (path, text) in root {
             assert_eq!(std::fs::read(&path).unwrap(), text, "{}", path.display());

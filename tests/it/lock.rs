@@ -99,9 +99,9 @@ impl Controller {
         crate::common::said(&mut self.command(arguments))
     }
 
-    /// Starts the binary, which then waits at every crash point: its log of them is a pipe that nobody reads.
+    /// Starts the binary, which then stands at every crash point until it is let on.
     fn paused(&self, arguments: &[&str]) -> Paused {
-        Paused::start(&mut self.command(arguments), self.path("points"))
+        Paused::start(&mut self.command(arguments), &self.path("points"))
     }
 
     /// Starts it and does not wait for its end.

@@ -59,7 +59,7 @@ fn no_process_shows_a_secret_at_any_point() {
     for (arguments, record, far) in
         [(&MITAKA[..], "step-done", 8), (&["--verbose", "rollback", "--yes"], "step-reverted", 4)]
     {
-        let mut run = Paused::start(&mut sandbox.command(arguments), sandbox.root().with_file_name("pipe"));
+        let mut run = Paused::start(&mut sandbox.command(arguments), &sandbox.root().with_file_name("points"));
         let pid = run.pid();
         run.until(|_| {
             let family = family(pid);
@@ -229,7 +229,7 @@ fn no_core_is_left_by_a_signal() {
         for whom in ["the worker", "ourselves"] {
             let sandbox = start.copy();
             let mut command = with_cores(&sandbox.command(&MITAKA), here);
-            let mut run = Paused::start(&mut command, sandbox.root().with_file_name("pipe"));
+            let mut run = Paused::start(&mut command, &sandbox.root().with_file_name("points"));
             run.until(|point| point == "KEK signed");
             let us = run.pid();
             let worker = family(us).into_iter().find(|pid| {

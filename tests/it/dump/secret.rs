@@ -62,7 +62,7 @@ fn dumped_and_restored(dialect: Dialect, dump: &str, restore: &str) {
         (&["--verbose", "rollback", "--yes"], restore, "database restored"),
     ] {
         let mut command = deployment.command(arguments);
-        let mut run = Paused::start(command.env("PATH", &path), place.path().join("points"));
+        let mut run = Paused::start(command.env("PATH", &path), &place.path().join("points"));
         let pid = run.pid();
         let mut seen = false;
         run.until(|point| {
