@@ -50,7 +50,7 @@ pub fn point(name: &str) {
 fn tell(name: &str, log: &OsStr) {
     if let Ok(mut test) = UnixStream::connect(log) {
         writeln!(test, "{name}").ok();
-        test.read(&mut [0]).ok();
+        test.read_exact(&mut [0]).ok();
     } else if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(log) {
         writeln!(file, "{name}").ok();
     }

@@ -1,7 +1,7 @@
 //! A sandbox: the genuine Liberty deployment as an image, and the true binary run on it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -165,11 +165,19 @@ impl Sandbox {
 /// Runs a command to its end.
 #[must_use = "look at the exit code, or at what was said"]
 pub(crate) fn said(command: &mut Command) -> Said {
+    of(&command.output().unwrap())
+}
+
+/// The end of what was started with its outputs in pipes.
+#[must_use = "look at the exit code, or at what was said"]
+pub(crate) fn end(child: Child) -> Said {
+    of(&child.wait_with_output().unwrap())
+}
+
+fn of(output: &Output) -> Said {
     use std::os::unix::process::ExitStatusExt as _;
-    let output = command.output().unwrap();
-    let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
     Said {
-        code,
+        code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::common::{Said, Sandbox, lab, said};
+use crate::common::{Said, Sandbox, end, lab, said};
 use crate::systemd::{API, LISTENER, Machine, STUBBORN, WORKER};
 
 pub(crate) const PROGRAM: &str = "/usr/sbin/keymgr-upgrade";
@@ -188,16 +188,6 @@ impl Live {
 /// A text as one line.
 pub(crate) fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The end of what was started.
-pub(crate) fn end(child: Child) -> Said {
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code().unwrap(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
 }
 
 #[test]

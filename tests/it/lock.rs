@@ -9,14 +9,13 @@ mod sessions;
 
 use std::{
     fs,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use crate::{
-    common::Said,
+    common::{Said, end},
     paused::{Paused, piped},
     server_schema::HEAD,
     servers::{Base, Kind},
@@ -111,15 +110,6 @@ impl Controller {
 
     fn runs(&self) -> usize {
         fs::read_dir(self.path("var/lib/keymgr-upgrade/runs")).map_or(0, Iterator::count)
-    }
-}
-
-fn ended(child: Child) -> Said {
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use keymgr_upgrade::logging::Event;
 
-use crate::common::Said;
-use crate::live::{Live, PROGRAM, REVISIONS, STATE, end, flat};
+use crate::common::{Said, end};
+use crate::live::{Live, PROGRAM, REVISIONS, STATE, flat};
 use crate::proof::no_secret;
 use crate::systemd::API;
 use crate::systemd::WORKER;

@@ -101,6 +101,11 @@ impl Machine {
         self.run(&format!("systemctl enable --now {unit}")).unwrap();
     }
 
+    /// The number of its first process, seen from outside.
+    pub(crate) fn pid(&self) -> &str {
+        &self.pid
+    }
+
     /// What a command line begins with that is to run inside.
     pub(crate) fn enter(&self) -> [&str; 12] {
         ["nsenter", "-t", &self.pid, "-m", "-u", "-i", "-n", "-p", "-C", "--root", "--wd", "--"]

@@ -102,7 +102,7 @@ impl Fleet {
 
     /// Gives a container that was just booted its place on the network.
     pub(super) fn plug(&self, index: usize) {
-        let pid = self.hosts[index].machine.enter()[2].to_owned();
+        let pid = self.hosts[index].machine.pid().to_owned();
         let line = format!(
             "ip link add ctl{0} master bridge up type veth peer name net0 netns {pid}\n\
              nsenter -t {pid} --net sh -ec 'ip address add {1}/24 dev net0; ip link set net0 up'\n\
@@ -115,7 +115,7 @@ impl Fleet {
 
     /// Cuts a host off from the server of the database, or lets it through again.
     pub(super) fn cut_off(&self, index: usize, cut: bool) {
-        let pid = self.hosts[index].machine.enter()[2].to_owned();
+        let pid = self.hosts[index].machine.pid().to_owned();
         let word = if cut { "add" } else { "del" };
         let argv = ["-t", &pid, "--net", "ip", "route", word, "unreachable", SERVER];
         let _ = said(Command::new("nsenter").args(argv)).expect(0);

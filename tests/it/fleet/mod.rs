@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use self::lab::{Fleet, address};
 use self::store::Kind;
+use crate::common::end;
 use crate::common::{Said, said};
-use crate::product::{NEXT, Product, UNITS, What, end};
+use crate::product::{NEXT, Product, UNITS, What};
 use crate::systemd::API;
 
 /// What Ansible counted of a host.

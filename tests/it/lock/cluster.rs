@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Controller, HEAD, Kind, START, Served, ended, place, revision, start, until, value};
+use super::{Controller, HEAD, Kind, START, Served, end, place, revision, start, until, value};
 use crate::servers::{Base, PASSWORD, Server};
 
 const UPGRADE: [&str; 3] = ["db", "upgrade", "--yes"];
@@ -71,7 +71,7 @@ fn two_nodes_one_lock() {
     let two = second.spawn(&UPGRADE);
     until("the second one waits", || cluster.asks_again(1));
     first.run(&["resume"]).expect(0);
-    ended(two).expect(0).says("nothing to do");
+    end(two).expect(0).says("nothing to do");
     assert_eq!((cluster.lock_table(), revision(&cluster.base)), (String::new(), HEAD.to_owned()));
     assert_eq!(second.runs(), 0);
 }

@@ -1,6 +1,6 @@
 //! PostgreSQL and a single MariaDB: the lock is a session's.
 
-use super::{Controller, HEAD, Kind, START, ended, revision, start, until, value};
+use super::{Controller, HEAD, Kind, START, end, revision, start, until, value};
 use crate::servers::{self, Base};
 
 const UPGRADE: [&str; 3] = ["db", "upgrade", "--yes"];
@@ -68,7 +68,7 @@ fn two_at_once(kind: Kind) {
     let two = second.spawn(&UPGRADE);
     until("the second one waits for the lock", || waiting(&base) == 1);
     one.go().expect(0);
-    let two = ended(two).expect(0);
+    let two = end(two).expect(0);
     two.says("nothing to do");
     assert_eq!((first.runs(), second.runs(), revision(&base)), (1, 0, HEAD.to_owned()));
 }

@@ -1,10 +1,12 @@
 //! Two controllers, each a host of its own, on one database: MariaDB runs on the first, the second reaches it over a link between them.
 
+use std::path::Path;
 use std::process::{Child, Command};
 
-use super::{ALL, NEXT, Product, ZED, end};
-use crate::common::said;
+use super::{ALL, NEXT, Product, ZED};
+use crate::common::{end, said};
 use crate::live::flat;
+use crate::paused::Points;
 
 /// Where every release from Zed on is.
 const HEAD: &str = "8c74e2d7f1ff";
@@ -13,7 +15,7 @@ const START: &str = "0f8c192a061f";
 const FIRST: &str = "10.214.0.1";
 const SECOND: &str = "10.214.0.2";
 const UPGRADE: &str = "--verbose upgrade --to 2023.1 --yes";
-/// Where the service waits at every crash point until somebody reads of it.
+/// Where the service tells of its crash points, and stands at each until it is let on.
 const POINTS: &str = "/run/points";
 
 struct Hosts {
@@ -55,15 +57,14 @@ impl Hosts {
 
     /// Lays a cable between the two.
     fn link(&self) {
-        let pid = |product: &Product| product.machine.enter()[2].to_owned();
-        let (first, second) = (pid(&self.first), pid(&self.second));
+        let [first, second] = [&self.first, &self.second].map(|product| product.machine.pid());
         let ip = |words: &str| {
             let _ = said(Command::new("ip").args(words.split(' '))).expect(0);
         };
         ip(&format!("link add cable netns {first} type veth peer name cable netns {second}"));
         for (pid, address) in [(first, FIRST), (second, SECOND)] {
             let inside = |words: &str| {
-                let _ = said(Command::new("nsenter").args(["-t", &pid, "-n", "ip"]).args(words.split(' '))).expect(0);
+                let _ = said(Command::new("nsenter").args(["-t", pid, "-n", "ip"]).args(words.split(' '))).expect(0);
             };
             inside(&format!("address add {address}/24 dev cable"));
             inside("link set cable up");
@@ -80,16 +81,17 @@ impl Hosts {
     }
 
     /// Starts the upgrade of the first host and returns when a statement of the migration has run and the next one has not.
-    fn half_migrated(&self) -> Child {
+    fn half_migrated(&self) -> (Child, Points) {
         let first = &self.first;
+        // In the container's own /run.
+        let mut points = Points::listen(Path::new(&format!("/proc/{}/root{POINTS}", first.machine.pid())));
         let service = format!("[Service]\nEnvironment=KEYMGR_UPGRADE_CRASH_LOG={POINTS}\n");
         first.machine.write("/etc/systemd/system/keymgr-upgrade.service.d/test.conf", &service);
-        first.ok(&format!("mkfifo {POINTS} && systemctl daemon-reload"));
-        let child = first.start(&format!("keymgr-upgrade {UPGRADE}"));
-        let next = format!("dd if={POINTS} bs=4096 count=1 2>/dev/null");
-        first.ok(&format!("timeout 120 sh -c 'until {next} | grep -q \"statement run\"; do :; done'"));
+        first.ok("systemctl daemon-reload");
+        let mut child = first.start(&format!("keymgr-upgrade {UPGRADE}"));
+        assert!(points.until(|point| point == "statement run", || child.try_wait().unwrap().is_some()));
         assert_eq!(self.revision(), START);
-        child
+        (child, points)
     }
 
     /// The upgrade of the second host, whose services are held by hand.
@@ -115,7 +117,7 @@ fn while_one_host_migrates_the_other_neither_migrates_nor_starts() {
     assert_eq!((first.running(), hosts.revision().as_str()), (ALL.to_vec(), START));
     second.tool("units hold").expect(0);
 
-    let child = hosts.half_migrated();
+    let (child, points) = hosts.half_migrated();
     let holder = "by keymgr-upgrade as barbican from the server's own host, session ";
     let said = second.tool("check --to 2023.1");
     assert!(flat(&said.out).contains(&format!("the database is locked {holder}")), "{}", said.out);
@@ -132,9 +134,7 @@ fn while_one_host_migrates_the_other_neither_migrates_nor_starts() {
     second.expect_held();
     assert_eq!(hosts.revision(), START);
 
-    let reader = format!("exec 3<>{POINTS}; while read -r line <&3; do :; done");
-    first.ok(&format!("setsid -f sh -c '{reader}' >/dev/null 2>&1 </dev/null"));
-    let said = end(child).expect(0);
+    let said = points.pass(|| end(child)).expect(0);
     assert!(said.out.contains("Done: 2023.1"), "{}", said.out);
     first.expect_secrets();
     let said = second.tool("check --to 2023.1");
@@ -162,7 +162,7 @@ fn a_migration_that_was_killed_is_ended_by_the_other_host_and_found_done() {
     let hosts = Hosts::boot();
     let Hosts { first, second } = &hosts;
     second.tool("units hold").expect(0);
-    let child = hosts.half_migrated();
+    let (child, _points) = hosts.half_migrated();
     first.ok("kill -9 $(systemctl show -P MainPID keymgr-upgrade)");
     end(child).expect(4);
     first.ok("rm -r /etc/systemd/system/keymgr-upgrade.service.d && systemctl daemon-reload");

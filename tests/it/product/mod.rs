@@ -323,14 +323,3 @@ pub(crate) struct Picture {
     /// Whether each unit is active, enabled, and has drop-ins.
     pub(crate) units: BTreeMap<&'static str, String>,
 }
-
-/// The end of what was started.
-pub(crate) fn end(child: Child) -> Said {
-    use std::os::unix::process::ExitStatusExt as _;
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}

@@ -1,6 +1,7 @@
 //! Package work that does not go as it should: without apt, broken off, failing, with more than Barbican in it.
 
-use super::{ALL, BROKEN, DEB, NEXT, Product, ZED, end};
+use super::{ALL, BROKEN, DEB, NEXT, Product, ZED};
+use crate::common::end;
 
 /// Makes our package with a higher version, in a directory of its own.
 const HIGHER: &str = "mkdir -p /srv/lab/repo/ours && cd /srv/lab/repo/ours && dpkg-deb -R /srv/lab/keymgr-upgrade.deb /tmp/x && \

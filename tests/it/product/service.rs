@@ -1,6 +1,7 @@
 //! The upgrade without any package work: the schema is behind the code.
 
-use super::{Product, end};
+use super::Product;
+use crate::common::end;
 use crate::systemd::{API, WORKER};
 
 /// A host whose code is Zed's and whose data is Victoria's; the operator has stopped one unit.
