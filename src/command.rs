@@ -1,7 +1,8 @@
 //! The one way to run a subprocess: argv logged, nothing read from the terminal, the tail of stderr in the error.
 //!
 //! [`run`] is for a short command. [`Program`] is for one that moves data: its output is read, or its input written, piece by piece, a secret
-//! reaches it in a file that has no name, and it dies with us, so that nobody works on after a kill.
+//! reaches it in a file that has no name, and it dies with us, so that nobody works on after a kill. It may be another user's: whoever chose what it
+//! talks to can make it do no more than they could themselves.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,10 +17,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::{Gid, Uid, fchown, setgid, setgroups, setuid};
 use rustix::fs::{MemfdFlags, Mode};
 use rustix::io::FdFlags;
 use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 
 use crate::crash;
 use crate::systemd::notify;
@@ -58,6 +61,33 @@ pub fn run<S: AsRef<OsStr>>(argv: &[S], environment: &[(&str, &str)]) -> Result<
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// A user, by numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+impl Identity {
+    /// What makes a process this user's, between fork and exec, so that nothing of its environment can act on one that is still root: three system
+    /// calls, on memory that was allocated before.
+    pub(crate) fn assumed(&self) -> impl Fn() -> io::Result<()> + Send + Sync + 'static {
+        let groups: Vec<Gid> = self.groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        move || {
+            setgroups(&groups)?;
+            setgid(gid)?;
+            setuid(uid)?;
+            Ok(())
+        }
+    }
+}
+
 /// A program to be run. Of our environment it gets `PATH` only, and `LC_ALL=C`: what an operator's shell sets must not lead it elsewhere.
 #[derive(Debug)]
 pub struct Program {
@@ -65,6 +95,8 @@ pub struct Program {
     environment: Vec<(&'static str, OsString)>,
     /// What it may read as a file, and what of it is a secret.
     secret: Option<(File, SecretString)>,
+    /// Whose it is, where it is not ours.
+    identity: Option<Identity>,
     patience: Duration,
 }
 
@@ -72,7 +104,7 @@ impl Program {
     /// The program of this name, looked for in `PATH`.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { argv: vec![name.into()], environment: Vec::new(), secret: None, patience: PATIENCE }
+        Self { argv: vec![name.into()], environment: Vec::new(), secret: None, identity: None, patience: PATIENCE }
     }
 
     /// With one more argument. Arguments are logged: no secret may be in them.
@@ -96,7 +128,7 @@ impl Program {
         self
     }
 
-    /// With a file of `text`, readable by us and by it alone, that exists in memory only, and the path under which it finds it. `hidden` is what
+    /// With a file of `text`, readable by its user and by us alone, that exists in memory only, and the path under which it finds it. `hidden` is what
     /// of it is shown as `***` where the program's own messages repeat it.
     ///
     /// # Errors
@@ -107,6 +139,13 @@ impl Program {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         self.secret = Some((file, hidden));
         Ok((self, path))
+    }
+
+    /// As this user, whose the file then is too; as we are, where there is none.
+    #[must_use]
+    pub fn by(mut self, identity: Option<&Identity>) -> Self {
+        self.identity = identity.cloned();
+        self
     }
 
     /// Whether there is such a program in `PATH` that can be started.
@@ -173,6 +212,19 @@ impl Program {
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(errors.try_clone()?);
+        if let Some(identity) = &self.identity {
+            if let Some((file, _)) = &self.secret {
+                fchown(file, Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)))?;
+            }
+            command.current_dir("/");
+            let assume = identity.assumed();
+            // SAFETY: between fork and exec only system calls are made, on memory that was allocated before.
+            #[expect(unsafe_code, reason = "std has no stable way to set supplementary groups")]
+            unsafe {
+                command.pre_exec(assume);
+            }
+        }
+        // After that: a change of user clears the death signal.
         die_with_us(&mut command, self.secret.as_ref().map(|(file, _)| file.as_raw_fd()));
         let mut child = command.spawn().with_context(|| format!("starting {shown}"))?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("no pipe")?);
@@ -379,6 +431,28 @@ mod tests {
         let mut said = String::new();
         shell(&format!("cat {path} 2>&1; true")).output().unwrap().read_to_string(&mut said).unwrap();
         assert!(said.contains("No such file"), "{said}");
+    }
+
+    #[test]
+    fn as_another_user_it_reads_its_file_and_dies_with_us_too() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let nobody = Identity { uid: 65534, gid: 65534, groups: vec![65533] };
+        let secret = SecretString::from("hunter2");
+        let (program, path) = Program::new("sh").with_file(&secret, SecretString::from("")).unwrap();
+        let script = format!("id -u; id -G; pwd; stat -L -c %a:%u {path}; cat {path}");
+        let mut said = String::new();
+        program.args(["-c", &script]).by(Some(&nobody)).output().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "65534\n65534 65533\n/\n600:65534\nhunter2");
+        // A program dies with the thread that started it.
+        let started = std::thread::spawn(move || {
+            let mut running = shell("echo begun; exec sleep 60").by(Some(&nobody)).output().unwrap();
+            assert_eq!(running.read(&mut [0; 16]).unwrap(), "begun\n".len());
+            running
+        });
+        let error = started.join().unwrap().read_to_end(&mut Vec::new()).unwrap_err().to_string();
+        assert!(error.contains("signal: 9"), "{error}");
     }
 
     #[test]

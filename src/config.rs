@@ -153,7 +153,7 @@ const URLS: [&str; 4] = ["connection", "sql_connection", "slave_connection", "tr
 pub fn is_secret(name: &str) -> bool {
     const WHOLE: [&str; 2] = ["login", "kek"];
     const PART: [&str; 4] = ["password", "passwd", "passphrase", "secret_key"];
-    const END: [&str; 5] = ["secret", "secret_id", "token_id", "auth_token", "root_token"];
+    const END: [&str; 5] = ["secret", "secret_id", "token_id", "_token", "hmac_keys"];
     WHOLE.contains(&name)
         || URLS.contains(&name)
         || PART.iter().any(|p| name.contains(p))

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Dialect, Error, Result, Url,
     direct::{is_galera, node, text},
-    shape::LOCK,
+    shape::{LOCK, PROBE},
     wire::Wire,
     writers,
 };
@@ -122,7 +122,19 @@ impl Lock {
         };
         let lock = Self { url: url.clone(), wait, claim, waited, wire: RefCell::new(wire), session, released: false };
         lock.check()?;
+        lock.sweep()?;
         Ok(lock)
+    }
+
+    /// Takes away the table with which a backup on MySQL tried whether tables could be made again, where it was killed meanwhile. Nothing is in it,
+    /// and whoever has the lock is alone.
+    fn sweep(&self) -> Result<()> {
+        let wire = self.wire.borrow();
+        let there = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ?";
+        if wire.dialect() == Dialect::Mysql && !wire.query_with(there, &[Some(PROBE)])?.is_empty() {
+            wire.execute(&format!("DROP TABLE IF EXISTS {PROBE}"))?;
+        }
+        Ok(())
     }
 
     /// Says for which run it is held.

@@ -49,6 +49,7 @@ pub use server::Kept;
 pub use shape::{Column, ForeignKey, Index, Shape, Table};
 pub use states::{Kind, State, States, Which};
 pub use url::{Dialect, Url};
+pub use wire::refuse_borrowed;
 pub use writers::{Addresses, Origin, Visitor, Visitors, visitors};
 
 /// What a connection may do.

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::Error;
+use crate::command::Identity;
 
 /// The three databases Barbican runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Deserialize)]
@@ -46,6 +47,8 @@ pub struct Url {
     port: Option<u16>,
     database: String,
     params: Vec<(String, String)>,
+    /// Who wrote it, where that is not who we are.
+    chosen_by: Option<Identity>,
 }
 
 /// Drivers by dialect, each one that some release of Barbican was deployed with and that says nothing
@@ -140,6 +143,7 @@ impl Url {
             port: None,
             database: database.unwrap_or_default().to_owned(),
             params,
+            chosen_by: None,
         };
         match dialect {
             Dialect::Sqlite => url.check_file(authority)?,
@@ -192,6 +196,13 @@ impl Url {
         };
         if self.database.is_empty() {
             return Err(refused("it names no database"));
+        }
+        if self.database.contains('@') {
+            // SQLAlchemy takes it as part of the password, which is not to be shown as the name of a database.
+            return Err(refused("there is an @ after the first /: write %2F for a / in the password"));
+        }
+        if self.database.starts_with('-') {
+            return Err(refused("the name of its database begins with -, as an option of a client program does"));
         }
         Ok(())
     }
@@ -279,6 +290,18 @@ impl Url {
     #[must_use]
     pub fn with_database(&self, name: &str) -> Self {
         Self { database: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same, known to be this user's word: what follows it may do no more than this user could.
+    #[must_use]
+    pub fn by(self, chosen_by: Option<Identity>) -> Self {
+        Self { chosen_by, ..self }
+    }
+
+    /// Who wrote it, where that is not who we are.
+    #[must_use]
+    pub fn chosen_by(&self) -> Option<&Identity> {
+        self.chosen_by.as_ref()
     }
 
     /// The parameters after `?`, values percent-decoded, in the order written.

@@ -70,6 +70,7 @@ impl Server {
         }
         let url = self.direct.as_ref().unwrap_or(&self.configured);
         if self.ways.of(url).is_none() {
+            db::refuse_borrowed(url)?;
             db::pooler(url, self.wait)?;
             if self.direct.is_some() {
                 db::same(&self.configured, url, self.wait)?;

@@ -13,10 +13,11 @@ use super::discover::{self, Found};
 use super::reach::{Occupied, Server, Ways};
 use super::services::Services;
 use super::stand_in::StandIn;
+use crate::command::Identity;
 use crate::config::Config;
 use crate::db::{Access, Database, Dialect, Holder, Lock, Url, Visitors};
 use crate::files::Root;
-use crate::hsm::{self, DataMechanism, Hsm, Identity, Selector};
+use crate::hsm::{self, DataMechanism, Hsm, Selector};
 use crate::kek::{Keys, SimpleKeys, Survey, Whole};
 use crate::release::Release;
 use crate::settings::Settings;
@@ -158,9 +159,12 @@ impl Site {
     /// # Errors
     /// If an option cannot be read or has a value that is not known.
     pub fn load(host: &Host, config: &Config, release: &Release) -> Result<Self> {
+        let services = Rc::clone(host.services()?);
+        let identity = identity(&host.root, services.user())?;
         let url = match &host.stand_in {
             Some(stand_in) => Some(stand_in.url.clone()),
-            None => database_url(config, release)?,
+            // The service's user may write its configuration, on Debian it owns it, and so chooses the server.
+            None => database_url(config, release)?.map(|url| url.by(identity.clone())),
         };
         let path = match &url {
             Some(url) if url.dialect() == Dialect::Sqlite => sqlite_path(&host.root, url).map_err(|e| format!("{e:#}")),
@@ -170,8 +174,7 @@ impl Site {
             }
         };
         let server = Server::load(host, url.as_ref())?;
-        let services = Rc::clone(host.services()?);
-        let token = token(host, config, &services).map_err(|e| format!("{e:#}"));
+        let token = token(host, config, &services, identity).map_err(|e| format!("{e:#}"));
         let simple = simple_keys(config, release)?;
         let keys = Keys { hsm: None, simple, candidates: candidates(config)? };
         let wait = host.settings.lock_timeout;
@@ -528,7 +531,7 @@ fn candidates(config: &Config) -> Result<Vec<DataMechanism>> {
     Ok(all)
 }
 
-fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Config> {
+fn token(host: &Host, config: &Config, services: &Services, identity: Option<Identity>) -> Result<hsm::Config> {
     let text = |name: &str| config.text("p11_crypto_plugin", name);
     let yes = |name: &str, default: bool| -> Result<bool> { boolean("p11_crypto_plugin", name, text(name)?, default) };
     let module = match (&host.module, text("library_path")?) {
@@ -567,7 +570,7 @@ fn token(host: &Host, config: &Config, services: &Services) -> Result<hsm::Confi
         os_locking_ok: yes("os_locking_ok", false)?,
         hmac_key_type,
         hmac_mechanism,
-        identity: identity(&host.root, services.user())?,
+        identity,
         environment: services.environment().unwrap_or_else(environment),
         timeout: host.settings.hsm_timeout,
         sessions: host.settings.hsm_sessions,
@@ -609,7 +612,11 @@ fn identity(root: &Root, user: Option<&str>) -> Result<Option<Identity>> {
     Ok(Some(Identity { uid: number(2)?, gid, groups }))
 }
 
-/// What the module may find in its environment: ours, without what would load other code into it.
+/// What the module may find in its environment, where no unit says it: ours, without what would load other code into it, and without the credentials
+/// of whoever calls us, such as those of an `openrc` file.
 fn environment() -> Vec<(OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("LD_")).collect()
+    const BEGIN: [&str; 5] = ["LD_", "OS_", "SSH_", "SUDO_", "KEYMGR_UPGRADE_"];
+    const PART: [&str; 6] = ["PASS", "PWD", "SECRET", "TOKEN", "CREDENTIAL", "_KEY"];
+    let kept = |name: &str| !BEGIN.iter().any(|b| name.starts_with(b)) && !PART.iter().any(|p| name.contains(p));
+    std::env::vars_os().filter(|(name, _)| kept(&name.to_string_lossy().to_uppercase())).collect()
 }

@@ -25,6 +25,8 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub use crate::command::Identity;
+
 pub use self::{
     mechanism::{DataMechanism, HmacKeyType, HmacMechanism, UnknownName, WrapMechanism},
     worker::worker_main,
@@ -121,18 +123,6 @@ pub struct Selector {
     pub labels: Vec<String>,
     /// `slot_id`.
     pub slot: Option<u64>,
-}
-
-/// A user, by numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-    /// Supplementary group ids.
-    pub groups: Vec<u32>,
 }
 
 /// The token in use.

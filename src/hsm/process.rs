@@ -22,15 +22,16 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
     time::{clock_getcpuclockid, clock_gettime},
-    unistd::{Gid, Pid, Uid, geteuid, getgid, getuid, setgid, setgroups, setuid},
+    unistd::{Pid, geteuid, getgid, getuid},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use super::{
-    Config, Identity, WORKER_ARGUMENT,
+    Config, WORKER_ARGUMENT,
     protocol::{Failure, Reply, Request},
 };
+use crate::command::Identity;
 use crate::systemd::notify;
 
 /// How much is encoded ahead of what the pipe takes.
@@ -131,14 +132,7 @@ impl Worker {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if let Some(identity) = to_become(config).cloned() {
-            let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-            let become_it = move || {
-                setgroups(&groups)?;
-                setgid(Gid::from_raw(identity.gid))?;
-                setuid(Uid::from_raw(identity.uid))?;
-                Ok(())
-            };
+        if let Some(become_it) = to_become(config).map(Identity::assumed) {
             // SAFETY: between fork and exec only three system calls are made, on memory that was
             // allocated before.
             #[expect(unsafe_code, reason = "std has no stable way to set supplementary groups")]

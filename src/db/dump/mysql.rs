@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::{DumpError, Job, NONE, Problem, Result, numbers, shell_word};
 use crate::{
     command::{Output, Program},
+    crash,
     db::{
         Url, error,
         shape::PROBE,
@@ -101,6 +102,7 @@ pub(super) fn probe(job: &Job<'_>, wire: &Wire) -> Result<()> {
         made.map_err(|why| {
             job.program("trying whether a restore could make the tables again", format!("{table}: {why}"))
         })?;
+        crash::point("table tried");
         wire.execute(&drop)?;
     }
     Ok(())
@@ -352,6 +354,9 @@ fn programs(job: &Job<'_>) -> Result<Programs> {
     Ok(find(&version(job)?).map_err(|problem| DumpError::Problems(vec![problem]))?)
 }
 
+/// The clients read a longer line as two, and the second may be an option that nobody wrote.
+const LONGEST: usize = 2000;
+
 /// A program that is told the database's server and user, and its password, by an option file, and reads no other.
 fn program(job: &Job<'_>, name: &str, family: Family) -> Result<Program> {
     let url = &job.server.url;
@@ -363,10 +368,15 @@ fn program(job: &Job<'_>, name: &str, family: Family) -> Result<Program> {
     if !password.is_empty() {
         file.push_str(&format!("password={}\n", quoted(&password)));
     }
+    if file.lines().any(|line| line.len() > LONGEST) {
+        let why = format!("a part of the URL is too long for the client programs: more than {LONGEST} bytes");
+        return Err(job.program("connecting", why).into());
+    }
     let (program, path) = Program::new(name)
         .with_file(&SecretString::from(file), SecretString::from(password))
         .map_err(|why| job.program("connecting", why))?;
     Ok(program
+        .by(url.chosen_by())
         .arg(format!("--defaults-file={path}"))
         .args(["--default-character-set=utf8mb4", "--max-allowed-packet=1G"]))
 }

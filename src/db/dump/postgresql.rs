@@ -246,6 +246,7 @@ fn program(job: &Job<'_>, name: &str) -> Result<Program> {
     let (program, path) = Program::new(name)
         .with_file(&SecretString::from(line), SecretString::from(password))
         .map_err(|why| job.program("connecting", why))?;
+    let program = program.by(url.chosen_by());
     Ok(program.env("PGPASSFILE", path).arg("--no-password").arg(format!("--dbname={}", conninfo(url)?)))
 }
 
@@ -291,9 +292,9 @@ pub(super) fn first(job: &Job<'_>) -> Result<String> {
         tables.join(",\n    ")
     );
     let types = job.wire().query(&format!(
-        "SELECT DISTINCT quote_ident(tn.nspname) || '.' || quote_ident(t.typname), quote_ident(pg_get_userbyid(t.typowner)), \
-         (SELECT string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) \
-         {} ORDER BY 1",
+        "SELECT DISTINCT tn.nspname, t.typname, pg_get_userbyid(t.typowner), \
+         (SELECT string_agg(e.enumlabel, E'\n' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) \
+         {} ORDER BY 1, 2",
         types(job)
     ))?;
     // It is that of this table's column: where the table stays, so does its type.
@@ -302,7 +303,22 @@ pub(super) fn first(job: &Job<'_>) -> Result<String> {
     }
     for row in types {
         let mut values = row.into_iter().flatten();
-        let (Some(of), Some(owner), Some(labels)) = (values.next(), values.next(), values.next()) else { continue };
+        let (Some(schema), Some(of), Some(owner), Some(labels)) =
+            (values.next(), values.next(), values.next(), values.next())
+        else {
+            continue;
+        };
+        // psql reads this: quoted here, not by the server, whose functions somebody may have put others before.
+        let odd = |text: &str| text.chars().any(|c| c == '\\' || c.is_control());
+        if let Some(odd) =
+            [&schema, &of, &owner].into_iter().map(String::as_str).chain(labels.split('\n')).find(|t| odd(t))
+        {
+            let why = format!("a type of Barbican's tables has {odd:?} in its names, which is not told to psql");
+            return Err(job.program("preparing a restore", why).into());
+        }
+        let (of, owner) = (format!("{}.{}", quoted(&schema), quoted(&of)), quoted(&owner));
+        let labels: Vec<String> = labels.split('\n').map(|label| format!("'{}'", label.replace('\'', "''"))).collect();
+        let labels = labels.join(", ");
         text.push_str(&format!(
             "DROP TYPE IF EXISTS {of};\nCREATE TYPE {of} AS ENUM ({labels});\nALTER TYPE {of} OWNER TO {owner};\n"
         ));

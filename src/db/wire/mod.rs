@@ -13,6 +13,7 @@ mod tunnel;
 
 use std::{cell::RefCell, fmt, io, sync::mpsc, thread, time::Duration};
 
+pub use target::refuse_borrowed;
 use target::{Address, Target};
 
 use super::{Dialect, Error, Result, Url};

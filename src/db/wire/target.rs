@@ -130,6 +130,24 @@ impl Target {
     }
 }
 
+/// Refuses a URL that somebody else wrote and that asks for the user that we are: over a socket a server may let us in for that alone, with rights
+/// that they do not have.
+///
+/// # Errors
+/// [`Error::Url`], or as [`Target::of`].
+pub fn refuse_borrowed(url: &Url) -> Result<()> {
+    let us = nix::unistd::geteuid();
+    let Some(_) = url.chosen_by().filter(|who| who.uid != us.as_raw()) else { return Ok(()) };
+    let Target { address: Address::Socket { .. }, user, .. } = Target::of(url)? else { return Ok(()) };
+    let ours = nix::unistd::User::from_uid(us).ok().flatten().is_some_and(|us| us.name == user);
+    if ours {
+        return Err(refused(&format!(
+            "it asks for user {user} over a socket, which the server may allow because we are {user}: give Barbican a user of its own"
+        )));
+    }
+    Ok(())
+}
+
 impl Address {
     /// As errors show it.
     pub(super) fn shown(&self) -> String {

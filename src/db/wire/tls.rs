@@ -1,6 +1,8 @@
 //! One TLS for both drivers: native-tls, set up to trust exactly what the URL says.
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -70,8 +72,24 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, String> {
     Identity::from_pkcs8(&read(certificate)?, &pem).map_err(|why| bad(certificate, &reason(&why)))
 }
 
+/// More than all authorities of an operating system have in one file, in bytes.
+const LARGEST: u64 = 16 << 20;
+
+/// Whoever wrote the URL names the file: what is no file may do anything when it is opened, or never end.
 fn read(file: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {
-    fs::read(file).map(zeroize::Zeroizing::new).map_err(|why| format!("{}: {why}", file.display()))
+    let bad = |why: &dyn std::fmt::Display| format!("{}: {why}", file.display());
+    let about = fs::metadata(file).map_err(|why| bad(&why))?;
+    if !about.is_file() {
+        return Err(bad(&"it is no file"));
+    }
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = fs::File::options().read(true).custom_flags(flags).open(file).map_err(|why| bad(&why))?;
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    opened.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|why| bad(&why))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(bad(&"it is larger than 16 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// What OpenSSL says, in words: the result of the verification if that is what failed, else its own reason.
@@ -113,6 +131,6 @@ mod tests {
             system: false,
             identity: None,
         };
-        assert_eq!(connector(&none).err().unwrap(), "/dev/null: no certificate in PEM");
+        assert_eq!(connector(&none).err().unwrap(), "/dev/null: it is no file");
     }
 }

@@ -266,7 +266,7 @@ fn check_covered(now: &State, start: &State, sandbox: &Host, root: &Root, run: O
         .filter_map(|(i, step)| Some((step, serde_json::from_value(state.get(i).undo?).unwrap())))
         .collect();
     let directory = journal::run_directory(id);
-    if now.database != start.database {
+    if state::without_probe(&now.database) != start.database {
         let undo = started.iter().find(|(s, _)| s.writes_database()).map(|(_, undo)| undo);
         match undo.expect("the database differs, and no step that writes to it was started") {
             Undo::Database if sandbox.base.is_some() => {
