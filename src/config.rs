@@ -254,6 +254,7 @@ mod tests {
             ("login", "http://1234", "***"),
             ("kek", "YWJj", "***"),
             ("admin_password", "p", "***"),
+            ("admin_token", "t", "***"),
             ("sql_connection", "mysql+pymysql://u:p@ss@h/b", "mysql+pymysql://***@h/b"),
             ("connection", "sqlite:////var/lib/b.sqlite", "sqlite:////var/lib/b.sqlite"),
             ("connection", "mysql:///b?user=u&password=p", "***"),

@@ -386,6 +386,22 @@ mod tests {
     }
 
     #[test]
+    fn nobody_borrows_our_name_over_a_socket() {
+        let us = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
+        let refused = |text: &str, uid: u32| {
+            let who = crate::command::Identity { uid, gid: uid, groups: Vec::new() };
+            refuse_borrowed(&Url::parse(&SecretString::from(text.to_owned())).unwrap().by(Some(who))).is_err()
+        };
+        let (ours, other) = (us.uid.as_raw(), us.uid.as_raw() + 1);
+        for place in ["mysql://U@localhost/d", "mysql+pymysql://U:p@/d?unix_socket=/s", "postgresql://U@/d?host=/s"] {
+            let text = place.replace('U', &us.name);
+            assert!(refused(&text, other) && !refused(&text, ours), "{place}");
+            assert!(!refused(&place.replace('U', "barbican"), other), "{place}");
+        }
+        assert!(!refused(&format!("mysql+pymysql://{}@localhost/d", us.name), other));
+    }
+
+    #[test]
     fn encryption() {
         use {Check::*, Encrypt::*};
         for (text, encrypt, check, system) in [

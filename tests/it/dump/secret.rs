@@ -5,6 +5,7 @@ use std::path::Path;
 use keymgr_upgrade::db::Dialect;
 
 use super::Deployment;
+use crate::common::said;
 use crate::paused::Paused;
 use crate::secrets::{family, left_behind, look_at};
 use crate::servers::PASSWORD;
@@ -19,6 +20,7 @@ fn told_on(place: &Path) -> String {
         r#"#!/bin/sh
 exec 9>>{log}
 {{
+    echo "program ${{0##*/}} $(id -u)"
     for word in "$0" "$@"; do printf 'argument %s\n' "$word"; done
     tr '\0' '\n' </proc/$$/environ | sed 's/^/environment /'
     for word in "$@" "PGPASSFILE=$PGPASSFILE"; do
@@ -104,4 +106,42 @@ fn postgresql_no_program_is_told_the_password_in_sight() {
 #[test]
 fn mariadb_no_program_is_told_the_password_in_sight() {
     dumped_and_restored(Dialect::Mysql, "mariadb-dump", "mariadb");
+}
+
+/// The service's user may write the configuration and so choose the server: what speaks with it is theirs, what reads our backup is not.
+fn speaks_as_the_service(dialect: Dialect, client: &str) {
+    let deployment = Deployment::new(dialect);
+    let run = deployment.upgrade("mitaka");
+    std::fs::write(deployment.sandbox.path("etc/passwd"), "barbican:x:64061:64061::/:/bin/false\n").unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let path = told_on(place.path());
+    let log = place.path().join("given");
+    std::fs::write(&log, "").unwrap();
+    for (file, mode) in [(place.path(), 0o755), (&log, 0o666)] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(file, mode).unwrap();
+    }
+    let mut command = deployment.command(&["backup", "restore", &run, "--yes"]);
+    said(command.env("PATH", &path)).expect(0).says("restored, fingerprint checked");
+    let given = std::fs::read_to_string(&log).unwrap();
+    let mut programs: Vec<&str> = given.lines().filter_map(|line| line.strip_prefix("program ")).collect();
+    programs.sort_unstable();
+    programs.dedup();
+    // As root are those that are asked for their version, or for the text of the backup.
+    assert!(programs.contains(&format!("{client} 64061").as_str()), "{programs:?}");
+    let spoke = given.split("program ").filter(|one| one.contains("defaults-file=") || one.contains("--dbname="));
+    let spoke: Vec<&str> = spoke.map(|one| one.lines().next().unwrap()).collect();
+    assert!(spoke.iter().all(|who| who.ends_with(" 64061")), "{spoke:?}");
+    let files: Vec<&str> = given.lines().filter(|line| line.starts_with("file ")).collect();
+    assert!(!files.is_empty() && files.iter().all(|line| *line == "file 600 0"), "{files:?}");
+}
+
+#[test]
+fn postgresql_programs_speak_as_the_service() {
+    speaks_as_the_service(Dialect::Postgresql, "psql");
+}
+
+#[test]
+fn mariadb_programs_speak_as_the_service() {
+    speaks_as_the_service(Dialect::Mysql, "mariadb");
 }
