@@ -236,14 +236,14 @@ impl Run {
     /// What steps work with.
     pub fn context<'a>(&self, host: &'a Host, site: &'a mut Site) -> Context<'a> {
         let (from, to) = (self.plan.from.clone(), self.plan.to.clone());
-        let discard = self.discard || !self.has_written();
         Context {
             host,
             site,
             directory: self.directory.clone(),
             from,
             to,
-            discard,
+            discard: self.discard,
+            written: self.has_written(),
             code_by_others: self.code_by_others,
             known: Known::default(),
         }

@@ -516,6 +516,12 @@ pub fn tidy(root: &Root, _lock: &Lock) -> Result<()> {
     root.settle_all(Path::new(STATE))?;
     for id in root.list(&Path::new(STATE).join("runs"))? {
         if !was_opened(root, &id) {
+            // A run copies nothing before it is open. Where its journal was lost, the copy is not to go with it.
+            let kept = root.list(&run_directory(&id).join("backup"))?;
+            if kept.iter().any(|name| name != "RESTORE.txt") {
+                log::warn!("run {id} has a copy, and no journal that tells of it: it stays");
+                continue;
+            }
             log::info!("removing run {id}, which was never opened");
             root.remove_tree(&run_directory(&id))?;
         }

@@ -15,7 +15,7 @@ use crate::engine::{self, Run};
 use crate::error::{Exit, Failure};
 use crate::journal::{self, Journal, Phase, RunState};
 use crate::request::Asked;
-use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, offered};
+use crate::step::{CodeAwaited, NewData, Offer, Step, Undo, has_moved, offered};
 
 pub(super) fn rollback_failed(error: anyhow::Error) -> Failure {
     Failure::new(Exit::RollbackFailed, error)
@@ -52,7 +52,7 @@ fn undo(session: &mut Session, locks: Locks, id: &str, discard_new_data: bool, y
         }
         preflight(session, &run, &mut site)?;
         if !discard_new_data {
-            new_data(&run, &site)?;
+            new_data(session, &run, &site)?;
         }
     }
     if !session.in_service {
@@ -123,7 +123,7 @@ fn last_done(session: &Session) -> Result<Option<String>, Failure> {
 }
 
 /// Refuses where the database holds something that no step of the run wrote: a rollback that restores it would lose that.
-fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
+fn new_data(session: &Session, run: &Run, site: &Site) -> Result<(), Failure> {
     let undo = |step: &dyn Fn(&Step) -> bool| {
         let index = run.plan.steps.iter().position(step)?;
         serde_json::from_value::<Undo>(run.state.get(index).undo?).ok()
@@ -132,12 +132,19 @@ fn new_data(run: &Run, site: &Site) -> Result<(), Failure> {
         Some(Undo::Unhold { fingerprint }) => fingerprint,
         _ => run.fingerprint(),
     };
-    let Some(known) = known else { return Ok(()) };
     let database = site.open(Access::ReadOnly)?;
+    let other_schema = has_moved(&session.host.root, &run.directory, &database)?;
+    let unknown = known.is_none() && other_schema && !run.has_written();
+    let known = match known {
+        Some(known) => known,
+        // What is there now was never seen by this run.
+        None if unknown => String::new(),
+        None => return Ok(()),
+    };
     let first =
         run.plan.steps.iter().find_map(|s| if let Step::MigrateSchema { from, .. } = s { Some(from) } else { None });
     let now = database.revision().map_err(anyhow::Error::from)?;
-    let moved = first.is_some_and(|first| now != Ledger::At(first.clone()));
+    let moved = other_schema || first.is_some_and(|first| now != Ledger::At(first.clone()));
     if !run.has_written() && !moved || database.fingerprint().map_err(anyhow::Error::from)? == known {
         return Ok(());
     }

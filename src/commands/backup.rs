@@ -82,6 +82,7 @@ fn restore(session: &mut Session, id: &str, word: Word, yes: bool) -> Outcome {
         from: String::new(),
         to: String::new(),
         discard: false,
+        written: true,
         code_by_others: false,
         known: Known::default(),
     };

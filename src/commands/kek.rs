@@ -165,6 +165,7 @@ fn restore(session: &mut Session, wanted: Option<String>, word: Word) -> Outcome
         from: String::new(),
         to: String::new(),
         discard: false,
+        written: true,
         code_by_others: false,
         known: Known::default(),
     };

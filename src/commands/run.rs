@@ -1,6 +1,6 @@
 //! `upgrade` and `resume`: the verbs that change things, through the engine.
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use serde_json::json;
 
 use super::awaited;
@@ -13,6 +13,7 @@ use super::runs::{fit_record, following};
 use super::{Outcome, Session, check, fetch, follow};
 use crate::approval::Approval;
 use crate::cli::{Target, Word};
+use crate::db::position;
 use crate::deployment::{Code, Deployment, Depth, Site, installed_code};
 use crate::engine::{self, Ended, Progress, Run};
 use crate::error::{Exit, Failure};
@@ -22,6 +23,7 @@ use crate::kek::Survey;
 use crate::plan::{Kind, Plan};
 use crate::release::{Catalogue, Release};
 use crate::request::Asked;
+use crate::settings::Backup;
 use crate::step::{BASELINE, CodeAwaited, Offer, Step, offered};
 use crate::systemd::notify;
 use crate::ui::Ui;
@@ -389,6 +391,24 @@ fn of_other_kinds(steps: &[Step], others: &[Step]) -> Vec<String> {
     steps.iter().filter(|s| !kinds.contains(&std::mem::discriminant(*s))).map(Step::title).collect()
 }
 
+/// Refuses steps that change more of the schema than the first half took a copy of, unless there is to be none.
+fn copied(first: &[Step], new: &[Step], wanted: Backup) -> anyhow::Result<()> {
+    let way =
+        |s: &Step| if let Step::MigrateSchema { from, to, .. } = s { Some((from.clone(), to.clone())) } else { None };
+    let ways: Vec<_> = new.iter().filter_map(way).collect();
+    let (Some((from, _)), Some((_, to)), true) = (ways.first(), ways.last(), wanted != Backup::None) else {
+        return Ok(());
+    };
+    let copy = |s: &Step| if let Step::BackUpDatabase { touched } = s { Some(touched.clone()) } else { None };
+    match first.iter().find_map(copy) {
+        None => bail!("the schema has to be migrated now, and no copy was taken: go back, and upgrade again"),
+        Some(Some((begin, end))) if position(from)? < position(&begin)? || position(to)? > position(&end)? => {
+            bail!("more of the schema has to be migrated now than was copied: go back, and upgrade again")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Plans the second half again, on the facts that the new code brought. Stops if it asks for a kind of step that was not shown, or if one that was
 /// shown is gone for any other reason than that somebody else has done it.
 fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<(), Failure> {
@@ -421,9 +441,7 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
     }
     let revision = deployment.revision();
     let done_by_others = |step: &Step| match step {
-        Step::MigrateSchema { to, .. } => {
-            revision.is_some_and(|now| crate::db::position(now).ok() >= crate::db::position(to).ok())
-        }
+        Step::MigrateSchema { to, .. } => revision.is_some_and(|now| position(now).ok() >= position(to).ok()),
         Step::EditFile { .. } => session.host.settings.edit_files,
         _ => false,
     };
@@ -435,6 +453,8 @@ fn replan(session: &mut Session, run: &mut Run, accept_changes: bool) -> Result<
         ))
         .next("status"));
     }
+    let first = run.plan.steps.get(..=code).unwrap_or_default();
+    copied(first, &new, session.host.settings.backup).map_err(|why| stop(why).next("rollback"))?;
     for step in new.iter().filter(|s| !old.contains(s)) {
         session.ui.line(format!("changed by the new code: {}", step.title()));
     }

@@ -36,6 +36,8 @@ use std::{
     time::Duration,
 };
 
+use sha2::{Digest as _, Sha256};
+
 pub use chain::{Precondition, Revision, between, chain, head, position};
 pub use direct::{pooler, same};
 pub use dump::{DumpError, FIRST, Part, Problem, shell_word};
@@ -368,6 +370,17 @@ impl Database {
             Inner::Sqlite(sqlite) => sqlite.reading()?.fingerprint(),
             Inner::Server(server) => server.fingerprint(None),
         }
+    }
+
+    /// SHA-256, in hexadecimal, over the schema of Barbican's tables: no row is in it, `alembic_version` is not, and nothing of the operator's own.
+    pub fn schema_digest(&self) -> Result<String> {
+        let (shape, known) = (self.shape()?, dump::known_tables(self.dialect())?);
+        let mut hash = Sha256::new();
+        for (name, table) in shape.tables.iter().filter(|(name, _)| known.contains(*name)) {
+            hash.update(table.canonical(name));
+            hash.update(b"\n\n");
+        }
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// Rows per table, `alembic_version` included.

@@ -23,7 +23,7 @@ pub use code::{CodeAwaited, Offer, fetched, offered};
 pub use data::{BASELINE, KEKS, proved, restore_kept};
 pub use file::{Edit, edited};
 pub use hex::{HexRow, hex_rows};
-pub use schema::{About, copy_of_backup, restore as restore_backup, size};
+pub use schema::{About, copy_of_backup, has_moved, restore as restore_backup, size};
 pub use unit::NewData;
 pub use verify::NOT_PROVED;
 
@@ -212,8 +212,10 @@ pub struct Context<'a> {
     pub from: String,
     /// The release that the run goes to, by its id; empty where a run is not between releases.
     pub to: String,
-    /// Going back may lose rows that others wrote: on the operator's word, or because nothing of the database is put back.
+    /// Going back may lose rows that others wrote, on the operator's word.
     pub discard: bool,
+    /// A step of the run may have written to the database, so that going back puts something back there.
+    pub written: bool,
     /// Somebody else installs code: a package manager at work, whose hook this is.
     pub code_by_others: bool,
     /// What was found out, and still holds.

@@ -38,6 +38,9 @@ pub struct About {
     pub revision: String,
     /// Fingerprint of schema and rows.
     pub fingerprint: String,
+    /// Of the schema alone; empty where it was not taken.
+    #[serde(default)]
+    pub schema: String,
     /// Rows of each table; empty in format 1.
     #[serde(default)]
     pub rows: BTreeMap<String, u64>,
@@ -71,6 +74,11 @@ impl About {
     pub fn all_files(&self) -> Vec<String> {
         let beside = self.files.keys().cloned();
         [self.copy().to_owned()].into_iter().chain(beside).chain((self.format > 1).then(|| SUMS.to_owned())).collect()
+    }
+
+    /// Whether the database has another schema than was copied.
+    fn is_of_other_schema(&self, database: &Database) -> Result<bool> {
+        Ok(!self.schema.is_empty() && database.schema_digest()? != self.schema)
     }
 
     fn sums(&self) -> String {
@@ -147,6 +155,14 @@ pub(super) fn observe_backup(context: &mut Context<'_>) -> Result<Observed> {
             None => database.fingerprint()?,
         };
         if now != about.fingerprint {
+            if about.is_of_other_schema(&database)? {
+                // It is the only copy of what was there: one that is half migrated may not take its place.
+                bail!(
+                    "the schema is not that of the copy any more, though alembic_version still says {}: somebody else's migration stopped half way; \
+                     a rollback puts the copy back",
+                    about.revision
+                );
+            }
             return Ok(Observed::Before);
         }
         context.known.fingerprint = Some(now);
@@ -295,6 +311,7 @@ pub(super) fn back_up(context: &mut Context<'_>, touched: Option<&(String, Strin
         database: context.site.shown(),
         revision: revision(&database)?,
         fingerprint,
+        schema: database.schema_digest()?,
         rows: database.row_counts()?,
         digest,
         size,
@@ -354,11 +371,15 @@ pub(super) fn apply(context: &mut Context<'_>, from: &str, to: &str) -> Result<(
 
 /// Refuses where the schema was migrated without a copy of what it was.
 pub(super) fn not_migrated(context: &Context<'_>, from: &str) -> Result<()> {
-    let now = revision(&context.site.open(Access::ReadOnly)?)?;
+    let database = context.site.open(Access::ReadOnly)?;
+    let now = revision(&database)?;
+    let why = "without a backup, on your own word (backup = none): it cannot be undone";
     if now != from {
-        bail!(
-            "the schema was migrated from {from} to {now} without a backup, on your own word (backup = none): it cannot be undone"
-        );
+        bail!("the schema was migrated from {from} to {now} {why}");
+    }
+    // Where DDL commits by itself, statements may have run that the ledger does not tell of.
+    if database.verify(from)?.matches.is_none() {
+        bail!("a migration of the schema from {from} stopped half way, {why}; resume goes on with it");
     }
     Ok(())
 }
@@ -368,17 +389,29 @@ pub(super) fn has_backup(context: &Context<'_>) -> bool {
     context.root().exists(&context.file(ABOUT))
 }
 
-/// Restores the copy if somebody else moved the schema since it was taken; what this run's own steps did is theirs to undo.
-pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
-    if !context.root().exists(&context.file(ABOUT)) {
+/// Whether the schema is another one than that of the copy of the run in this directory, so that going back puts the copy in its place: one revision
+/// may stand for several schemas, and for one that is half migrated. Without a copy nothing is put back.
+///
+/// # Errors
+/// If the database or what is written of the copy cannot be read.
+pub fn has_moved(root: &Root, directory: &Path, database: &Database) -> Result<bool> {
+    if !root.exists(&directory.join(ABOUT)) {
         return Ok(false);
     }
-    let about = about(context.root(), &context.directory)?;
-    match context.site.open(Access::ReadOnly)?.revision()? {
-        Ledger::At(revision) if revision == about.revision => Ok(false),
+    let about = about(root, directory)?;
+    match database.revision()? {
+        Ledger::At(revision) if revision == about.revision => about.is_of_other_schema(database),
         // Of a restore that was killed on MySQL the ledger is what is missing until its very end.
-        _ => restore(context),
+        _ => Ok(true),
     }
+}
+
+/// Restores the copy if somebody else moved the schema since it was taken; what this run's own steps did is theirs to undo.
+pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
+    let database = context.site.open(Access::ReadOnly)?;
+    let moved = has_moved(context.root(), &context.directory, &database)?;
+    drop(database);
+    if moved { restore(context) } else { Ok(false) }
 }
 
 /// Puts the backup of the run in the place of what the database holds, unless that is the same; says whether it was not.
@@ -419,7 +452,8 @@ pub fn restore(context: &mut Context<'_>) -> Result<bool> {
 /// and new rows of others may only stay on the operator's word.
 fn restore_part(context: &Context<'_>, about: &About, part: &Part, of_part: &str) -> Result<bool> {
     let database = context.site.open(Access::ReadWrite)?;
-    if database.fingerprint_of(part)? == of_part {
+    // A table that the migration made, and that was not there before, is in no fingerprint of these.
+    if database.fingerprint_of(part)? == of_part && !about.is_of_other_schema(&database)? {
         return Ok(false);
     }
     let copy: PathBuf = context.root().real_path(&context.file("backup"))?.join(about.copy());
@@ -427,7 +461,8 @@ fn restore_part(context: &Context<'_>, about: &About, part: &Part, of_part: &str
     let restored =
         restored.with_context(|| format!("restoring the tables that were touched; see {}", copy.display()))?;
     let whole = context.site.open(Access::ReadOnly)?.fingerprint()?;
-    if restored != of_part || whole != about.fingerprint && !context.discard {
+    let may_differ = context.discard || !context.written;
+    if restored != of_part || whole != about.fingerprint && !may_differ {
         bail!("the restored database is not what was backed up; see RESTORE.txt beside {}", copy.display());
     }
     Ok(true)

@@ -26,6 +26,13 @@ fn revision(sandbox: &Sandbox) -> String {
     value.as_str().unwrap().to_owned()
 }
 
+/// Of schema and rows.
+fn fingerprint(sandbox: &Sandbox) -> String {
+    let wait = std::time::Duration::from_secs(1);
+    let access = keymgr_upgrade::db::Access::ReadOnly;
+    keymgr_upgrade::db::Database::open_file(&sandbox.path(DATABASE), access, wait).unwrap().fingerprint().unwrap()
+}
+
 fn settings(sandbox: &Sandbox, text: &str) {
     sandbox.write("etc/keymgr-upgrade/keymgr-upgrade.conf", text);
 }
@@ -227,6 +234,75 @@ fn a_lost_run_directory_is_not_a_dead_end() {
     assert!(sandbox.path(HOLD).exists(), "nothing is released");
     sandbox.run(&["units", "unhold"]).expect(0);
     assert!(!Path::new(&sandbox.path(HOLD)).exists());
+}
+
+/// The only run's directory.
+fn only_run(sandbox: &Sandbox) -> std::path::PathBuf {
+    let mut runs = std::fs::read_dir(sandbox.path("var/lib/keymgr-upgrade/runs")).unwrap();
+    runs.next().unwrap().unwrap().path()
+}
+
+/// Somebody else's migration died inside a revision, before the ledger was written.
+const HALF: &str = "ALTER TABLE secrets ADD COLUMN half_way VARCHAR(255)";
+
+#[test]
+fn what_somebody_else_left_half_migrated_takes_no_copys_place() {
+    let sandbox = waiting();
+    let before = fingerprint(&sandbox);
+    let copy = std::fs::read(only_run(&sandbox).join("backup/database.sqlite")).unwrap();
+    sql(&sandbox, HALF);
+    let left = sandbox.copy();
+    sandbox.install("2.0.0");
+    let said = sandbox.run(&["resume"]).expect(4);
+    said.says("the schema is not that of the copy any more, though alembic_version still says 4ecde3a3a72a");
+    assert_eq!(std::fs::read(only_run(&sandbox).join("backup/database.sqlite")).unwrap(), copy, "the only clean copy");
+    sandbox.install("1.0.0");
+    for sandbox in [sandbox, left] {
+        // What else came with it is not ours to judge.
+        sandbox.run(&["rollback", "--yes"]).expect(3).says("--discard-new-data");
+        assert!(sandbox.path(HOLD).exists());
+        sandbox.run(&["rollback", "--yes", "--discard-new-data"]).expect(0);
+        assert_eq!(fingerprint(&sandbox), before);
+        assert!(!sandbox.path(HOLD).exists());
+    }
+}
+
+#[test]
+fn rows_that_came_on_a_schema_that_somebody_else_moved_are_not_lost_unasked() {
+    let sandbox = Sandbox::liberty();
+    sandbox.install("1.0.0");
+    // Nothing but the schema is left to do: the KEKs are as Mitaka has them.
+    sandbox.run(&["upgrade", "--to", "mitaka", "--yes"]).expect(4);
+    sandbox.install("2.0.0");
+    sandbox.run(&["resume"]).expect(0);
+    sandbox.run(&["approve", "--to", "newton"]).expect(0);
+    sandbox.run(&["upgrade", "--to", "newton", "--yes"]).expect(4);
+    let path = sandbox.path(DATABASE);
+    let wait = std::time::Duration::from_secs(1);
+    let mut database =
+        keymgr_upgrade::db::Database::open_file(&path, keymgr_upgrade::db::Access::ReadWrite, wait).unwrap();
+    database.migrate(Some("d2780d5aa510"), "39cf2e645cba", keymgr_upgrade::db::Orphans::Refuse).unwrap();
+    drop(database);
+    sandbox.install("3.0.0");
+    sandbox.run(&["resume"]).expect(0);
+    sql(&sandbox, "UPDATE projects SET external_id = external_id || '-new'");
+    let with_rows = fingerprint(&sandbox);
+    sandbox.install("2.0.0");
+    sandbox.run(&["rollback", "--yes"]).expect(3).says("a rollback would lose that");
+    assert_eq!(fingerprint(&sandbox), with_rows);
+    sandbox.run(&["rollback", "--yes", "--discard-new-data"]).expect(0);
+    assert_eq!(revision(&sandbox), "d2780d5aa510");
+}
+
+#[test]
+fn a_copy_outlasts_the_journal_that_told_of_it() {
+    let sandbox = waiting();
+    let run = only_run(&sandbox);
+    std::fs::remove_file(run.join("journal.jsonl")).unwrap();
+    sandbox.run(&["resume"]).expect(4);
+    sandbox.run(&["rollback", "--yes", "--abandon"]).expect(5);
+    sandbox.run(&["units", "unhold"]).expect(0);
+    assert!(run.join("backup/database.sqlite").exists());
 }
 
 #[test]

@@ -161,3 +161,24 @@ fn a_connection_a_table_and_a_server_on_postgresql() {
 fn a_connection_a_table_and_a_server_on_mariadb() {
     away(Kind::Mariadb);
 }
+
+/// What a statement did stays on MariaDB, though the ledger does not tell; where there is no copy, nothing takes it back.
+#[test]
+fn half_a_revision_without_a_copy_is_not_taken_for_none() {
+    let private = Private::start(Kind::Mariadb, &[], &[]);
+    let base = private.server.database(&start(Kind::Mariadb));
+    let controller = Controller::on(&base.url());
+    controller.run(&["db", "upgrade", "0f8c192a061f", "--yes"]).expect(0);
+    let mut run = controller.paused(&UPGRADE);
+    let mut statements = 0;
+    run.until(|point| {
+        statements += u32::from(point == "statement run");
+        statements == 4
+    });
+    run.kill();
+    let said = controller.run(&["rollback", "--yes"]).expect(3);
+    said.says("stopped half way, without a backup");
+    said.says("nothing was undone");
+    controller.run(&["resume"]).expect(0);
+    assert_eq!(revision(&base), HEAD);
+}
