@@ -132,15 +132,14 @@ fn new_data(session: &Session, run: &Run, site: &Site) -> Result<(), Failure> {
         Some(Undo::Unhold { fingerprint }) => fingerprint,
         _ => run.fingerprint(),
     };
-    let database = site.open(Access::ReadOnly)?;
-    let other_schema = has_moved(&session.host.root, &run.directory, &database)?;
-    let unknown = known.is_none() && other_schema && !run.has_written();
+    let other_schema = has_moved(&session.host.root, &run.directory, site)?;
     let known = match known {
         Some(known) => known,
         // What is there now was never seen by this run.
-        None if unknown => String::new(),
+        None if other_schema && !run.has_written() => String::new(),
         None => return Ok(()),
     };
+    let database = site.open(Access::ReadOnly)?;
     let first =
         run.plan.steps.iter().find_map(|s| if let Step::MigrateSchema { from, .. } = s { Some(from) } else { None });
     let now = database.revision().map_err(anyhow::Error::from)?;

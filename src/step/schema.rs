@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Context, Known, Observed, Undo};
 use crate::crash;
 use crate::db::{self, Access, Cursor, Database, Dialect, Ledger, Part};
+use crate::deployment::Site;
 use crate::files::Root;
 use crate::journal::private;
 
@@ -394,13 +395,14 @@ pub(super) fn has_backup(context: &Context<'_>) -> bool {
 ///
 /// # Errors
 /// If the database or what is written of the copy cannot be read.
-pub fn has_moved(root: &Root, directory: &Path, database: &Database) -> Result<bool> {
+pub fn has_moved(root: &Root, directory: &Path, site: &Site) -> Result<bool> {
     if !root.exists(&directory.join(ABOUT)) {
         return Ok(false);
     }
     let about = about(root, directory)?;
+    let database = site.open(Access::ReadOnly)?;
     match database.revision()? {
-        Ledger::At(revision) if revision == about.revision => about.is_of_other_schema(database),
+        Ledger::At(revision) if revision == about.revision => about.is_of_other_schema(&database),
         // Of a restore that was killed on MySQL the ledger is what is missing until its very end.
         _ => Ok(true),
     }
@@ -408,10 +410,7 @@ pub fn has_moved(root: &Root, directory: &Path, database: &Database) -> Result<b
 
 /// Restores the copy if somebody else moved the schema since it was taken; what this run's own steps did is theirs to undo.
 pub(super) fn restore_moved(context: &mut Context<'_>) -> Result<bool> {
-    let database = context.site.open(Access::ReadOnly)?;
-    let moved = has_moved(context.root(), &context.directory, &database)?;
-    drop(database);
-    if moved { restore(context) } else { Ok(false) }
+    if has_moved(context.root(), &context.directory, context.site)? { restore(context) } else { Ok(false) }
 }
 
 /// Puts the backup of the run in the place of what the database holds, unless that is the same; says whether it was not.

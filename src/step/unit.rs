@@ -37,10 +37,9 @@ pub(super) fn hold_again(context: &mut Context<'_>, names: &[String], fingerprin
     units::hold_files(context.root(), names)?;
     context.site.stop(names)?;
     if let (false, Some(then)) = (context.discard, fingerprint) {
-        let database = context.site.open(Access::ReadOnly)?;
         // Where nothing is put back, nothing is lost.
-        let puts_back = context.written || super::has_moved(context.root(), &context.directory, &database)?;
-        if puts_back && database.fingerprint()? != then {
+        let puts_back = context.written || super::has_moved(context.root(), &context.directory, context.site)?;
+        if puts_back && context.site.open(Access::ReadOnly)?.fingerprint()? != then {
             return Err(NewData.into());
         }
     }
