@@ -518,7 +518,8 @@ pub fn tidy(root: &Root, _lock: &Lock) -> Result<()> {
         if !was_opened(root, &id) {
             // A run copies nothing before it is open. Where its journal was lost, the copy is not to go with it.
             let kept = root.list(&run_directory(&id).join("backup"))?;
-            if kept.iter().any(|name| name != "RESTORE.txt") {
+            // What begins with a dot was being written when it was killed.
+            if kept.iter().any(|name| name != "RESTORE.txt" && !name.starts_with('.')) {
                 log::warn!("run {id} has a copy, and no journal that tells of it: it stays");
                 continue;
             }
