@@ -80,7 +80,7 @@ impl Hosts {
         self.sql("SELECT version_num FROM alembic_version")
     }
 
-    /// Starts the upgrade of the first host and returns when a statement of the migration has run and the next one has not.
+    /// Starts the upgrade of the first host and returns when some statements of the migration have run and the next one has not.
     fn half_migrated(&self) -> (Child, Points) {
         let first = &self.first;
         // In the container's own /run.
@@ -89,7 +89,13 @@ impl Hosts {
         first.machine.write("/etc/systemd/system/keymgr-upgrade.service.d/test.conf", &service);
         first.ok("systemctl daemon-reload");
         let mut child = first.start(&format!("keymgr-upgrade {UPGRADE}"));
-        assert!(points.until(|point| point == "statement run", || child.try_wait().unwrap().is_some()));
+        // So many that the schema is that of no revision.
+        let mut statements = 0;
+        let fourth = |point: &str| {
+            statements += u32::from(point == "statement run");
+            statements == 4
+        };
+        assert!(points.until(fourth, || child.try_wait().unwrap().is_some()));
         assert_eq!(self.revision(), START);
         (child, points)
     }
